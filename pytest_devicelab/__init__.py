@@ -1,0 +1,1 @@
+"""pytest-devicelab: does a quantized model behave the same on every chipset?"""

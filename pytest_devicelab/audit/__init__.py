@@ -1,0 +1,1 @@
+"""Experiments that explain a difference: layer taps, comparisons across classes."""

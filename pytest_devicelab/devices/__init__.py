@@ -1,0 +1,1 @@
+"""Device: push, pull, shell, logcat and properties over a transport."""

@@ -1,0 +1,70 @@
+"""Every error this project raises on purpose: what happened, why, and how to fix it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class DevicelabError(Exception):
+    """Base of all errors raised on purpose.
+
+    Args:
+        what: one line: the thing that failed, with the device, model or file it concerns.
+        why: the cause as observed, with the figures that show it.
+        fix: what the reader can do about it.
+        **evidence: the values behind the message, kept as `error.evidence`.
+    """
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", **evidence: Any) -> None:
+        self.what = what
+        self.why = why
+        self.fix = fix
+        self.evidence = evidence
+        super().__init__(self.render())
+
+    def render(self) -> str:
+        """Return the message as `what`, then indented `why:` and `fix:` lines where known."""
+        lines = [self.what]
+        for label, text in (("why", self.why), ("fix", self.fix)):
+            if text:
+                lines.append(f"  {label}: " + text.replace("\n", "\n       "))
+        return "\n".join(lines)
+
+
+class UserError(DevicelabError):
+    """The user's input is wrong: a matrix, a selection, a missing package. Exit status 4."""
+
+
+class MatrixError(UserError):
+    """The device matrix cannot be used; lists every mistake as `file:line:col`."""
+
+
+class ModelError(UserError):
+    """A model, or the inputs and labels beside it, cannot be used."""
+
+
+class CompileRefused(DevicelabError):
+    """The model does not compile for a chip: a finding about the model, not a fault of the lab.
+
+    `evidence["ops"]` lists the refused operators as `{"op", "node", "reason"}`.
+    """
+
+
+class InfrastructureError(DevicelabError):
+    """The lab failed, not the model: a lost device, a full disk, a dead adb. Makes a run inconclusive."""
+
+
+class DeviceLost(InfrastructureError):
+    """The device cannot be reached, or went away while in use."""
+
+
+class DeadlineExceeded(InfrastructureError):
+    """A call to a device took longer than the deadline we set for it."""
+
+
+class TransferError(InfrastructureError):
+    """A push or pull did not arrive whole."""
+
+
+class TensorMismatch(DevicelabError):
+    """Two tensors cannot be compared: shape or dtype differ, or there is nothing to compare."""

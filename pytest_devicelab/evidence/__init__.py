@@ -1,0 +1,1 @@
+"""RunRecord and the store it is written to before anybody judges it."""

@@ -1,0 +1,169 @@
+"""RunRecord: everything one run on one device left behind, before anybody judges it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+from pytest_devicelab.evidence.events import Event
+
+Purpose = Literal["evaluate", "repeat", "taps"]
+Status = Literal["ok", "refused", "failed"]
+
+
+def _nothing() -> Mapping[str, str]:
+    return MappingProxyType({})
+
+
+def _nothing_counted() -> Mapping[str, int]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceIdentity:
+    """The device a run took place on, as found, not as the matrix hoped.
+
+    Attributes:
+        soc: chip model, `SM8650`; None when nobody could say.
+        hexagon: `V75`; None when unknown or absent.
+        engine: numerics engine of a virtual device, None on silicon.
+        properties: the Android properties that identify it.
+    """
+
+    id: str
+    kind: str
+    soc: str | None
+    hexagon: str | None
+    simulated: bool
+    serial: str = ""
+    engine: str | None = None
+    properties: Mapping[str, str] = field(default_factory=_nothing, hash=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelIdentity:
+    """The model that ran: its id in the matrix and the sha256 of its bytes."""
+
+    id: str
+    variant: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantization:
+    """Per-tensor affine quantization: `real = scale * (q - zero_point)`."""
+
+    scale: float
+    zero_point: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorRecord:
+    """One output over all samples of a run.
+
+    Attributes:
+        dtype: numpy dtype name, `float32`, `uint8`.
+        shape: `[N, ...]`, N samples first.
+        sha256: of the little-endian C-order bytes of the whole array, computed on the device.
+        quantization: how the runtime quantized it, where known; one LSB is its scale.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+    quantization: Quantization | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpRow:
+    """One row of the runtime's op profile.
+
+    Attributes:
+        name: the operator as the backend names it.
+        cycles: accelerator cycles (simulated on a virtual device); 0 next to a busy one means fused into it.
+        sources: ONNX nodes it came from, `op type:name` where the type is known.
+    """
+
+    name: str
+    cycles: int
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePlacement:
+    """Where the runtime itself says it put one node: the strongest evidence of placement.
+
+    Attributes:
+        unit: `htp`, `gpu` or `cpu`.
+    """
+
+    node: str
+    op: str
+    unit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try at a run; a later one only follows an infrastructure failure."""
+
+    number: int
+    started: str
+    duration_s: float
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfers:
+    """Bytes moved over adb for a run."""
+
+    pushed_bytes: int = 0
+    pulled_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One run, whole.
+
+    Attributes:
+        id: unique in its session and the name of its folder, `runs/<id>/`.
+        backend: `htp`, `cpu`; what the runtime was asked to use.
+        status: `ok`; `refused` when the model does not compile or load on this chip, a finding about
+            the model; `failed` when the lab could not carry the run out, which says nothing about it.
+        error: what / why / fix of a run that is not `ok`.
+        refused_ops: `(op, node, reason)` a compiler or runtime named when it refused.
+        placement: the runtime's own graph assignment; empty when it gave none.
+        log_sources: for each log read, how many lines were seen: 0 lines is no evidence.
+        files: evidence beside the record, name -> path relative to the record's folder.
+        versions: tool and library versions that decide the result.
+    """
+
+    id: str
+    session: str
+    device: DeviceIdentity
+    model: ModelIdentity
+    runtime: str
+    backend: str
+    purpose: Purpose
+    status: Status
+    samples: int = 0
+    options: Mapping[str, str] = field(default_factory=_nothing, hash=False)
+    outputs: tuple[TensorRecord, ...] = ()
+    placement: tuple[NodePlacement, ...] = ()
+    ops: tuple[OpRow, ...] = ()
+    events: tuple[Event, ...] = ()
+    refused_ops: tuple[tuple[str, str, str], ...] = ()
+    log_sources: Mapping[str, int] = field(default_factory=_nothing_counted, hash=False)
+    telemetry: Mapping[str, str] = field(default_factory=_nothing, hash=False)
+    attempts: tuple[Attempt, ...] = ()
+    transfers: Transfers = Transfers()
+    error: str = ""
+    files: Mapping[str, str] = field(default_factory=_nothing, hash=False)
+    versions: Mapping[str, str] = field(default_factory=_nothing, hash=False)
+
+    def output(self, name: str) -> TensorRecord:
+        """Return the output of that name; KeyError when the run has none."""
+        return {tensor.name: tensor for tensor in self.outputs}[name]

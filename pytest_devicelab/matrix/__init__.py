@@ -1,0 +1,1 @@
+"""The device matrix: YAML in, frozen specs out, every mistake with its place."""

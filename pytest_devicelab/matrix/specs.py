@@ -1,0 +1,172 @@
+"""What a device matrix says, frozen: the only form of it the rest of the project sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from pytest_devicelab.matrix.soc import Soc
+
+DeviceKind = Literal["virtual", "adb", "aihub"]
+RuntimeName = Literal["qnn", "ort"]
+Agreement = Literal["three_run", "bitwise"]
+LogLevel = Literal["off", "error", "warn", "info", "verbose"]
+
+
+def _no_items() -> Mapping[str, str]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where in the matrix a thing was written, for messages: 1-based line and column."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdbServerSpec:
+    """An adb server that is already running; without one a session starts its own, on a private port."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabSpec:
+    """The lab the session runs in.
+
+    Attributes:
+        adb: a running adb server, or None for a private one that ends with the session.
+        run_timeout_s: the deadline of one run on one device, in seconds.
+    """
+
+    adb: AdbServerSpec | None = None
+    run_timeout_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSpec:
+    """One device of the matrix.
+
+    Attributes:
+        id: the name used in test ids and reports, `[a-z0-9][a-z0-9_.]*`.
+        soc: the chip, or None where the matrix leaves it for the device to say.
+        serial: adb serial; None for a virtual device, whose serial is its loopback address.
+        selector: properties a phone must have to stand for this entry, when no serial is given.
+        properties: Android properties a virtual device starts with, beyond those of its chip.
+        engine: numerics engine of a virtual device: `htp`, `cpu`, or `package.module:callable`.
+        runtime: the runtime every model uses on this device, overriding the model's own.
+        sdk: Android API level.
+    """
+
+    id: str
+    kind: DeviceKind
+    source: Source
+    soc: Soc | None = None
+    serial: str | None = None
+    name: str | None = None
+    selector: Mapping[str, str] = field(default_factory=_no_items, hash=False)
+    properties: Mapping[str, str] = field(default_factory=_no_items, hash=False)
+    engine: str = "htp"
+    runtime: RuntimeName | None = None
+    sdk: int = 34
+
+    @property
+    def simulated(self) -> bool:
+        """Whether what this device reports was computed by a simulator instead of a chip."""
+        return self.kind == "virtual"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedFallback:
+    """A CPU fallback the matrix declares as known, with the reason a person gave for accepting it.
+
+    Attributes:
+        op: ONNX operator type, such as `LayerNormalization`.
+        reason: why it is accepted; shown in every report.
+        node: name of the one node meant, or None for every node of that type.
+        devices: ids it is expected on, or an empty tuple for all devices with an NPU.
+    """
+
+    op: str
+    reason: str
+    node: str | None = None
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gates:
+    """What a model must satisfy to pass.
+
+    Attributes:
+        accuracy_drop: largest loss of top-1 accuracy against the float model, as a share (0.01 = 1 point).
+        agreement: `three_run`, or `bitwise` where every device must give the same bits.
+        three_run_tolerance: how much worse than quantized@CPU a device may be, as a share of the
+            output's range. Source: 0.004 is the tolerance of onnxruntime-qnn's own tests (one 8-bit step).
+    """
+
+    accuracy_drop: float = 0.01
+    agreement: Agreement = "three_run"
+    three_run_tolerance: float = 0.004
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """One model variant under test.
+
+    Attributes:
+        path: the quantized (or float) ONNX file.
+        reference: the float ONNX file for the three-run rule, or None.
+        inputs: .npz whose arrays are named like the model's inputs, each `[N, ...]`.
+        labels: .npy of N integer class labels, or None.
+        options: options of the QNN execution provider, such as `offload_graph_io_quantization`.
+        samples: how many of the N samples to run, from the first; None for all.
+    """
+
+    id: str
+    path: Path
+    source: Source
+    variant: str = ""
+    reference: Path | None = None
+    inputs: Path | None = None
+    labels: Path | None = None
+    runtime: RuntimeName = "qnn"
+    options: Mapping[str, str] = field(default_factory=_no_items, hash=False)
+    expected_fallbacks: tuple[ExpectedFallback, ...] = ()
+    gates: Gates = Gates()
+    samples: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatrixSpec:
+    """A whole device matrix.
+
+    Attributes:
+        path: the file it was read from.
+        logging: how much the runtimes are asked to log.
+        notes: remarks for the user, such as an invented chip name and the real chip it was taken for.
+    """
+
+    path: Path
+    lab: LabSpec
+    devices: tuple[DeviceSpec, ...]
+    models: tuple[ModelSpec, ...]
+    logging: LogLevel = "verbose"
+    notes: tuple[str, ...] = ()
+
+    def device(self, device_id: str) -> DeviceSpec:
+        """Return the device of that id; KeyError when there is none."""
+        return {device.id: device for device in self.devices}[device_id]
+
+    def model(self, model_id: str) -> ModelSpec:
+        """Return the model of that id; KeyError when there is none."""
+        return {model.id: model for model in self.models}[model_id]

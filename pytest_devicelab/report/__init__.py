@@ -1,0 +1,1 @@
+"""Records and verdicts in; terminal text, HTML and JSON out."""

@@ -1,0 +1,1 @@
+"""How a model runs on a device: compile on the host, command line, what it leaves behind."""

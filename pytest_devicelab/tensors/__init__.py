@@ -1,0 +1,1 @@
+"""Bits in, numbers out: differences, metrics, equivalence classes; no I/O."""

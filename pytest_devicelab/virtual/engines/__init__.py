@@ -1,0 +1,1 @@
+"""Numerics engines: what computes inside a virtual NPU."""

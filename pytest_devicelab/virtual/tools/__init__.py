@@ -1,0 +1,1 @@
+"""Programs a virtual device has on its PATH."""
