@@ -68,3 +68,11 @@ class TransferError(InfrastructureError):
 
 class TensorMismatch(DevicelabError):
     """Two tensors cannot be compared: shape or dtype differ, or there is nothing to compare."""
+
+
+class VerdictFailed(DevicelabError, AssertionError):
+    """A verdict of `fail`: the evidence shows that the model does not do what it must. JUnit `<failure>`."""
+
+
+class Inconclusive(DevicelabError):
+    """A verdict of `inconclusive`: the evidence is missing or does not count. Never green; JUnit `<error>`."""

@@ -1,0 +1,141 @@
+"""An Android device behind an adb server: a phone, or a virtual device, which is reached in the same way."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytest_devicelab.devices.device import ShellResult
+from pytest_devicelab.devices.transport import Transport
+from pytest_devicelab.errors import InfrastructureError, TransferError
+from pytest_devicelab.evidence.record import DeviceIdentity
+from pytest_devicelab.matrix.soc import soc_from_properties
+from pytest_devicelab.matrix.specs import DeviceSpec
+
+# What tells one device from another, and which system image it runs.
+_IDENTITY_PROPERTIES = (
+    "ro.soc.model",
+    "ro.soc.manufacturer",
+    "ro.board.platform",
+    "ro.product.model",
+    "ro.build.version.sdk",
+    "ro.build.fingerprint",
+)
+_PROPERTY_NAME = re.compile(r"[A-Za-z0-9_.@:-]+")
+
+
+class AdbDevice:
+    """One device of the matrix, reached over a transport.
+
+    Args:
+        spec: what the matrix says of it.
+        transport: an adb client's view of it.
+    """
+
+    def __init__(self, spec: DeviceSpec, transport: Transport) -> None:
+        self._spec = spec
+        self._transport = transport
+        self._pushed_bytes = 0
+        self._pulled_bytes = 0
+
+    @property
+    def id(self) -> str:
+        """The device's id in the matrix."""
+        return self._spec.id
+
+    @property
+    def spec(self) -> DeviceSpec:
+        """What the matrix says of the device."""
+        return self._spec
+
+    @property
+    def pushed_bytes(self) -> int:
+        """Bytes pushed since this object was made."""
+        return self._pushed_bytes
+
+    @property
+    def pulled_bytes(self) -> int:
+        """Bytes pulled since this object was made."""
+        return self._pulled_bytes
+
+    def identity(self) -> DeviceIdentity:
+        """Say what the device is, from its own properties; the matrix fills in only what it cannot say."""
+        found = {name: value for name in _IDENTITY_PROPERTIES if (value := self.getprop(name))}
+        soc = soc_from_properties(found) or self._spec.soc
+        return DeviceIdentity(
+            id=self.id,
+            kind=self._spec.kind,
+            soc=soc.name if soc else None,
+            hexagon=soc.hexagon if soc else None,
+            simulated=self._spec.simulated,
+            serial=self._transport.serial,
+            engine=self._spec.engine if self._spec.simulated else None,
+            properties=found,
+        )
+
+    def shell(self, argv: Sequence[str], *, timeout_s: float = 30.0, cwd: str | None = None) -> ShellResult:
+        """Run one program, each word quoted, in `cwd` where given."""
+        command = shlex.join(argv)
+        if cwd is not None:
+            command = f"cd {shlex.quote(cwd)} && {command}"
+        return self._transport.shell(command, timeout_s=timeout_s)
+
+    def script(self, text: str, *, timeout_s: float = 30.0) -> ShellResult:
+        """Run shell text written by us."""
+        return self._transport.shell(text, timeout_s=timeout_s)
+
+    def exec_out(self, argv: Sequence[str], *, timeout_s: float = 60.0) -> bytes:
+        """Run one program and return its standard output; `InfrastructureError` unless it exits with 0."""
+        result = self.shell(argv, timeout_s=timeout_s)
+        if result.exit_code != 0:
+            raise InfrastructureError(
+                f"device {self.id} ({self._transport.serial}): `{shlex.join(argv)}` failed",
+                why=f"exit status {result.exit_code}: {result.stderr.decode('utf-8', 'replace').strip()}",
+                fix=f"try it by hand: `adb -s {self._transport.serial} shell {shlex.quote(shlex.join(argv))}`",
+            )
+        return result.stdout
+
+    def push(self, local: Path, remote: str, *, timeout_s: float = 120.0) -> None:
+        """Copy a file to the device."""
+        self._pushed_bytes += self._transport.push(local, remote, timeout_s=timeout_s)
+
+    def pull(self, remote: str, local: Path, *, timeout_s: float = 120.0) -> None:
+        """Copy a file from the device."""
+        self._pulled_bytes += self._transport.pull(remote, local, timeout_s=timeout_s)
+
+    def getprop(self, name: str) -> str:
+        """Return an Android property, empty when unset."""
+        return self.exec_out(["getprop", name]).decode("utf-8", "replace").rstrip("\r\n")
+
+    def setprop(self, name: str, value: str) -> None:
+        """Set an Android property and check that it took: setprop is silent when it is denied."""
+        if not _PROPERTY_NAME.fullmatch(name):
+            raise InfrastructureError(f"device {self.id}: {name!r} is not a property name")
+        self.shell(["setprop", name, value])
+        found = self.getprop(name)
+        if found != value:
+            raise InfrastructureError(
+                f"device {self.id}: property {name} could not be set to {value!r}",
+                why=f"it reads {found!r} afterwards",
+                fix="a user build allows only debug.* and log.tag.* to the shell user",
+            )
+
+    def hash(self, remote: str, *, timeout_s: float = 60.0) -> str | None:
+        """Return the sha256 the device itself computes of a file, or None when there is no such file."""
+        result = self.shell(["sha256sum", remote], timeout_s=timeout_s)
+        word = result.text.split(maxsplit=1)[0].lstrip("\\") if result.text.strip() else ""
+        if result.exit_code == 0 and re.fullmatch(r"[0-9a-f]{64}", word):
+            return word
+        if self.shell(["test", "-e", remote]).exit_code != 0:
+            return None
+        raise TransferError(
+            f"device {self.id}: sha256sum of {remote} gave no hash",
+            why=result.stderr.decode("utf-8", "replace").strip() or repr(result.text[:80]),
+            fix="a device without a working sha256sum cannot prove what was pushed to it",
+        )
+
+    def reconnect(self, *, timeout_s: float = 20.0) -> None:
+        """Wait until the device answers again."""
+        self._transport.reconnect(timeout_s=timeout_s)

@@ -1,0 +1,187 @@
+"""The adb server: a private one for a session, or one that is already running."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pytest_devicelab.errors import InfrastructureError, UserError
+
+# adb 36 is what adbutils bundles. Older servers wedge when many devices drop at once (measured with 29), and the
+# environment switches below that keep a private server private are not all known to them.
+OLDEST_ADB = (31, 0)
+_START_TIMEOUT_S = 15.0
+_PR_SET_PDEATHSIG = 1
+
+
+def find_adb() -> Path:
+    """Return the adb binary: $DEVICELAB_ADB, else the one inside adbutils, else the one on PATH.
+
+    Raises:
+        UserError: there is none, it does not run, or it is too old.
+    """
+    chosen = os.environ.get("DEVICELAB_ADB") or _bundled_adb() or shutil.which("adb")
+    if not chosen or not Path(chosen).is_file():
+        raise UserError(
+            f"adb was not found{f' at {chosen}' if chosen else ''}",
+            why="neither adbutils nor PATH has it" if not chosen else "$DEVICELAB_ADB names no file",
+            fix="reinstall adbutils (its wheel carries adb), or put Android's platform-tools on PATH",
+        )
+    version = adb_version(Path(chosen))
+    if version < OLDEST_ADB:
+        raise UserError(
+            f"adb at {chosen} is too old",
+            why=f"it is version {'.'.join(map(str, version))}; {'.'.join(map(str, OLDEST_ADB))} or newer is needed",
+            fix="unset DEVICELAB_ADB to use the adb inside adbutils, or update platform-tools",
+        )
+    return Path(chosen)
+
+
+def adb_version(adb: Path) -> tuple[int, ...]:
+    """Return the version of an adb binary, such as `(36, 0, 0)`.
+
+    Raises:
+        UserError: it does not run, or says no version.
+    """
+    try:
+        done = subprocess.run([adb, "version"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"adb at {adb} does not run", why=str(error), fix="reinstall adbutils") from error
+    found = re.search(r"^Version (\d+(?:\.\d+)*)", done.stdout, re.MULTILINE)
+    if not found:
+        raise UserError(
+            f"{adb} is not adb",
+            why=f"`adb version` printed {done.stdout[:80]!r}",
+            fix="correct $DEVICELAB_ADB",
+        )
+    return tuple(int(part) for part in found[1].split("."))
+
+
+def _bundled_adb() -> str | None:
+    import adbutils
+
+    binary = Path(adbutils.__file__).parent / "binaries" / "adb"
+    return str(binary) if binary.is_file() else None
+
+
+class AdbServer:
+    """An adb server of our own on a free port, with its own keys: nobody's running adb is disturbed.
+
+    It ends with `close()`, and with this process however that ends.
+
+    Args:
+        home: an empty folder for its keys and log.
+        adb: the binary; found where None.
+    """
+
+    def __init__(self, home: Path, *, adb: Path | None = None) -> None:
+        self._adb = adb or find_adb()
+        self._home = home
+        self.host = "127.0.0.1"
+        self.port = _free_port()
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._home.mkdir(parents=True, exist_ok=True)
+        self._log = self._home / "adb-server.log"
+        with self._log.open("wb") as log:
+            process = subprocess.Popen(
+                [self._adb, "-P", str(self.port), "nodaemon", "server"],
+                env=private_environment(self._home, self.port),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                socket.create_connection((self.host, self.port), timeout=1).close()
+            except OSError:
+                time.sleep(0.02)
+            else:
+                return process
+        process.kill()
+        process.wait()
+        raise InfrastructureError(
+            "the private adb server did not start",
+            why=self._log.read_text(errors="replace")[-500:] or f"no answer on port {self.port}",
+            fix=f"try `{self._adb} nodaemon server` by hand",
+        )
+
+    def connect(self, address: str, *, timeout_s: float = 15.0) -> None:
+        """Connect a device that is reached over TCP.
+
+        Raises:
+            InfrastructureError: the server could not reach it; `adb connect` itself exits 0 even then.
+        """
+        connect_device(self._adb, self.host, self.port, address, timeout_s=timeout_s)
+
+    def close(self) -> None:
+        """End the server; never raises."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=3)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def connect_device(adb: Path, host: str, port: int, address: str, *, timeout_s: float = 15.0) -> None:
+    """Tell an adb server to connect a device over TCP; `InfrastructureError` when it could not."""
+    command = [str(adb), "-H", host, "-P", str(port), "connect", address]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+        said = (done.stdout + done.stderr).strip()
+    except subprocess.TimeoutExpired:
+        said = f"no answer within {timeout_s:g} s"
+    if not re.match(r"(already )?connected to ", said):
+        raise InfrastructureError(
+            f"adb could not connect to {address}", why=said, fix="check that the device listens there"
+        )
+
+
+def private_environment(home: Path, port: int) -> dict[str, str]:
+    """Return the environment of an adb that shares nothing with the user's own.
+
+    Source: measured with adb 36: ADB_MDNS=0 opens no port 5353; ADB_LOCAL_TRANSPORT_MAX_PORT below 5555 stops the
+    scan for emulators, which would list a device on such a port twice.
+    """
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    return kept | {
+        "HOME": str(home),
+        "ANDROID_ADB_SERVER_PORT": str(port),
+        "ADB_MDNS": "0",
+        "ADB_LOCAL_TRANSPORT_MAX_PORT": "5553",
+        "ADB_LIBUSB": "0",
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends, also by kill -9. Source: prctl(2)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

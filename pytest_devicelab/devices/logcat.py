@@ -1,0 +1,36 @@
+"""A run's window of logcat: what was logged between two markers of ours."""
+
+from __future__ import annotations
+
+from pytest_devicelab.devices.adb import AdbDevice
+
+TAG = "devicelab"
+_BUFFERS = "main,system,crash"
+
+
+def mark(device: AdbDevice, text: str) -> None:
+    """Write a marker into the device's log."""
+    device.exec_out(["log", "-t", TAG, text])
+
+
+def read_window(device: AdbDevice, begin: str, end: str, *, timeout_s: float = 60.0) -> bytes | None:
+    """Return the log between two markers, or None when the first has already been overwritten.
+
+    None is lost evidence: the buffer was too small for the run, and what it held is unknown.
+    """
+    text = device.exec_out(["logcat", "-d", "-b", _BUFFERS, "-v", "threadtime"], timeout_s=timeout_s)
+    return cut_window(text, begin.encode(), end.encode())
+
+
+def cut_window(log: bytes, begin: bytes, end: bytes) -> bytes | None:
+    """Return the whole lines between the last line that holds `begin` and the next that holds `end`."""
+    start = log.rfind(begin)
+    if start < 0:
+        return None
+    start = log.find(b"\n", start) + 1
+    if start == 0:
+        return b""
+    stop = log.find(end, start)
+    if stop < 0:
+        return log[start:]
+    return log[start : log.rfind(b"\n", 0, stop) + 1]

@@ -1,0 +1,32 @@
+"""Transport: the few things a device needs from an adb client."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from pytest_devicelab.devices.device import ShellResult
+
+
+class Transport(Protocol):
+    """One device as an adb client reaches it.
+
+    Each call ends by its deadline, however slowly bytes trickle. Raises `DeviceLost`, `DeadlineExceeded`
+    or `TransferError`, never the client's own exceptions.
+    """
+
+    @property
+    def serial(self) -> str:
+        """The serial adb knows the device by."""
+
+    def shell(self, command: str, *, timeout_s: float) -> ShellResult:
+        """Run a command line in the device's shell; output and errors apart, with the exit status."""
+
+    def push(self, local: Path, remote: str, *, timeout_s: float) -> int:
+        """Copy a file to the device; returns the bytes sent."""
+
+    def pull(self, remote: str, local: Path, *, timeout_s: float) -> int:
+        """Copy a file from the device; returns the bytes received. `local` appears only once it is whole."""
+
+    def reconnect(self, *, timeout_s: float) -> None:
+        """Wait until the device answers again, connecting anew where it is reached over TCP."""

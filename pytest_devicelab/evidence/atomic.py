@@ -1,0 +1,42 @@
+"""Write a file so that it appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from pytest_devicelab.errors import InfrastructureError
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a handle to write to; the file gets its name when the block ends well and all is on disk.
+
+    Folders above it are made. What is being written is called `.<random>.partial` beside it, so that
+    writers in several processes never meet.
+
+    Raises:
+        InfrastructureError: the disk is full, or the folder cannot be written to.
+    """
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("xb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise InfrastructureError(
+            f"{path} cannot be written",
+            why=str(error),
+            fix="free space on that disk, or make its folder writable, and run the session again",
+            path=str(path),
+        ) from error
+    finally:
+        with suppress(OSError):  # it has its name by now, or the error above says more
+            partial.unlink()

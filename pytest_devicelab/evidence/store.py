@@ -1,0 +1,308 @@
+"""The folder of one session, `reports/<session>/`: where evidence lies before anybody judges it.
+
+Every file appears whole or not at all, and two processes never write to one name: runs have ids of
+their own, all else is named by a hash of its content. So xdist workers need no lock here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_devicelab.errors import DevicelabError, InfrastructureError, UserError
+from pytest_devicelab.evidence import codec
+from pytest_devicelab.evidence.atomic import whole_file
+from pytest_devicelab.evidence.record import RunRecord, TensorRecord
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Array = npt.NDArray[np.generic]
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+RUN_SCHEMA = "devicelab.run/1"
+VERDICT_SCHEMA = "devicelab.verdict/1"
+COMPARISON_SCHEMA = "devicelab.comparison/1"
+REFERENCE_SCHEMA = "devicelab.reference/1"
+
+
+def new_session_id(now: datetime, token: bytes) -> str:
+    """Name a session by when it began, `20261120T224300Z-1a2b`, so that names sort by time.
+
+    Args:
+        now: an aware time; it is given in UTC.
+        token: two random bytes, which keep two sessions of one second apart.
+    """
+    if now.tzinfo is None or len(token) != 2:
+        raise ValueError("a session id needs an aware time and two random bytes")
+    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{token.hex()}"
+
+
+def tensor_sha256(array: Array) -> str:
+    """Return the sha256 of an array's little-endian C-order bytes: that of its .raw file on a device."""
+    # A view as bytes, because `tobytes` would copy a whole evaluation set.
+    return hashlib.sha256(_little_endian(array).reshape(-1).view(np.uint8).data).hexdigest()
+
+
+class SessionStore:
+    """Reads and writes the evidence of one session.
+
+    Args:
+        root: the session's folder; its name is the session id.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.id = root.name
+
+    @classmethod
+    def create(cls, reports: Path, session_id: str) -> SessionStore:
+        """Make `reports/<session_id>/` and point `reports/latest` at it.
+
+        Raises:
+            UserError: the folder cannot be made, or there is one of that name.
+        """
+        root = reports / _safe(session_id, "session id")
+        try:
+            root.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(
+                f"session folder {root} cannot be made",
+                why=str(error),
+                fix="name a folder for reports that can be written to",
+            ) from error
+        _point_latest(reports, session_id)
+        return cls(root)
+
+    @classmethod
+    def open(cls, path: Path) -> SessionStore:
+        """Open the folder of an existing session; `reports/latest` will do.
+
+        Raises:
+            UserError: there is no such folder.
+        """
+        root = path.resolve()
+        if not root.is_dir():
+            raise UserError(f"there is no session folder {path}", fix="name a folder `reports/<session>`")
+        return cls(root)
+
+    def run_folder(self, run_id: str) -> Path:
+        """Return `runs/<run_id>/`, made if need be: all evidence of one run goes there."""
+        folder = self.root / "runs" / _safe(run_id, "run id")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def write_record(self, record: RunRecord) -> Path:
+        """Write `runs/<id>/record.json`; a record of another session is refused."""
+        if record.session != self.id:
+            raise ValueError(f"run {record.id} belongs to session {record.session}, not to {self.id}")
+        return _write_json(self.run_folder(record.id) / "record.json", RUN_SCHEMA, codec.encode(record))
+
+    def read_record(self, run_id: str) -> RunRecord | None:
+        """Return the record of a run, or None when it has not been written.
+
+        Raises:
+            InfrastructureError: the record is damaged, or is another run's.
+        """
+        path = self.root / "runs" / _safe(run_id, "run id") / "record.json"
+        if not path.is_file():
+            return None
+        record = codec.decode(RunRecord, _read_json(path, RUN_SCHEMA), file=str(path))
+        if record.id != run_id:
+            raise codec.damaged(str(path), f"it is the record of run {record.id!r}", field="id")
+        return record
+
+    def records(self) -> tuple[RunRecord, ...]:
+        """Return all records of the session, sorted by run id; runs without one yet are left out."""
+        runs = sorted((self.root / "runs").glob("*/record.json"))
+        found = (self.read_record(path.parent.name) for path in runs)
+        return tuple(record for record in found if record is not None)
+
+    def write_array(self, array: Array) -> str:
+        """Keep a whole output, `[N, ...]`, as `arrays/<sha256>.npy`; equal bytes are kept once.
+
+        Returns:
+            The sha256 of its little-endian C-order bytes (not of the file), which is what the device
+            computes for the same output.
+        """
+        if array.dtype.kind not in "biufc":
+            raise ValueError(f"an array of {array.dtype} is no tensor of numbers")
+        sha256 = tensor_sha256(array)
+        path = self._array_path(sha256)
+        if not path.exists():
+            with whole_file(path) as handle:
+                np.lib.format.write_array(handle, _little_endian(array), allow_pickle=False)
+        return sha256
+
+    def has_array(self, sha256: str) -> bool:
+        """Say whether the session holds an array of that hash, so that nobody has to pull it again."""
+        return self._array_path(sha256).is_file()
+
+    def read_array(self, sha256: str) -> Array:
+        """Return the array of that hash, in the dtype and shape it was first written with.
+
+        Raises:
+            InfrastructureError: it is not there, is no .npy file, or its bytes have another hash.
+        """
+        path = self._array_path(sha256)
+        try:
+            with path.open("rb") as handle:
+                # Not `np.load`, which would also open an archive.
+                array: Array = np.lib.format.read_array(handle, allow_pickle=False)
+        except FileNotFoundError:
+            raise InfrastructureError(
+                f"output {sha256[:12]} is not in the session folder {self.root}",
+                why="it was never pulled from a device, or was deleted",
+                fix="run the session again",
+            ) from None
+        except Exception as error:  # the header is parsed as Python, and fails in as many ways as Python
+            raise codec.damaged(str(path), f"it is no .npy file: {error}") from None
+        if tensor_sha256(array) != sha256:
+            raise codec.damaged(str(path), "its bytes do not have the sha256 it is named after")
+        return array
+
+    def read_output(self, tensor: TensorRecord) -> Array:
+        """Return an output as its record describes it.
+
+        Two outputs can be equal in bytes and differ in dtype or shape, all zeros for one; the store
+        keeps such bytes once, so only the record knows how to read them.
+
+        Raises:
+            InfrastructureError: the array is missing or damaged, or does not fit the record.
+        """
+        array = self.read_array(tensor.sha256)
+        try:
+            dtype = np.dtype(tensor.dtype).newbyteorder("<")
+            output = array.reshape(-1).view(dtype).reshape(tensor.shape)
+        except (TypeError, ValueError, SyntaxError):
+            output = None
+        if output is None or output.shape != tensor.shape:  # a shape may say -1, which numpy would fill in
+            found = f"it holds {array.dtype}{list(array.shape)}"
+            why = f"{found}, which cannot be read as {tensor.dtype}{list(tensor.shape)}"
+            raise codec.damaged(str(self._array_path(tensor.sha256)), why)
+        return output
+
+    def write_reference(self, key: str, outputs: tuple[TensorRecord, ...]) -> Path:
+        """Keep what the host's CPU computed, as `references/<key>.json`; `key` names model and inputs."""
+        path = self.root / "references" / f"{_safe(key, 'reference key')}.json"
+        return _write_json(path, REFERENCE_SCHEMA, {"outputs": [codec.encode(output) for output in outputs]})
+
+    def read_reference(self, key: str) -> tuple[TensorRecord, ...] | None:
+        """Return what the host's CPU computed, or None when it has not yet."""
+        path = self.root / "references" / f"{_safe(key, 'reference key')}.json"
+        if not path.is_file():
+            return None
+        outputs = _read_json(path, REFERENCE_SCHEMA).get("outputs", [])
+        return tuple(codec.decode(TensorRecord, output, file=str(path)) for output in outputs)
+
+    def write_verdict(self, verdict: DataclassInstance, nodeid: str) -> Path:
+        """Keep a `Verdict` with the test that gave it.
+
+        The name is a hash of the content: a test that is run twice and changes its mind leaves both.
+        """
+        return self._write_hashed("verdicts", VERDICT_SCHEMA, {"nodeid": nodeid, **codec.encode(verdict)})
+
+    def verdicts(self, cls: type[T]) -> tuple[tuple[T, str], ...]:
+        """Return all verdicts with their node ids, in no meaningful order.
+
+        Args:
+            cls: `Verdict`; given by the caller, because verdicts are built on this package.
+        """
+        return tuple(
+            (codec.decode(cls, data, file=file), _text(nodeid, file))
+            for file, data in self._read_hashed("verdicts", VERDICT_SCHEMA)
+            for nodeid in (data.pop("nodeid", None),)
+        )
+
+    def write_comparison(self, comparison: DataclassInstance) -> Path:
+        """Keep a `Comparison`."""
+        return self._write_hashed("comparisons", COMPARISON_SCHEMA, codec.encode(comparison))
+
+    def comparisons(self, cls: type[T]) -> tuple[T, ...]:
+        """Return all comparisons, in no meaningful order; `cls` is `Comparison`."""
+        return tuple(
+            codec.decode(cls, data, file=file)
+            for file, data in self._read_hashed("comparisons", COMPARISON_SCHEMA)
+        )
+
+    def write_file(self, name: str, content: bytes) -> Path:
+        """Write a file of the session itself, such as `session.json`, whole or not at all."""
+        path = self.root / _safe(name, "file name")
+        with whole_file(path) as handle:
+            handle.write(content)
+        return path
+
+    def _array_path(self, sha256: str) -> Path:
+        if not _SHA256.fullmatch(sha256):
+            raise DevicelabError(f"{sha256[:80]!r} is no sha256", fix="the record that names it was edited")
+        return self.root / "arrays" / f"{sha256}.npy"
+
+    def _write_hashed(self, folder: str, schema: str, data: dict[str, Any]) -> Path:
+        digest = hashlib.sha256(codec.dump(data)).hexdigest()
+        return _write_json(self.root / folder / f"{digest[:32]}.json", schema, data)
+
+    def _read_hashed(self, folder: str, schema: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        # Names that begin with a dot are files still being written; `glob` would list them.
+        for path in sorted((self.root / folder).glob("[!.]*.json")):
+            yield str(path), _read_json(path, schema)
+
+
+def _write_json(path: Path, schema: str, data: dict[str, Any]) -> Path:
+    with whole_file(path) as handle:
+        handle.write(codec.dump({"schema": schema, **data}))
+    return path
+
+
+def _read_json(path: Path, schema: str) -> dict[str, Any]:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise codec.damaged(str(path), f"it cannot be read: {error}") from None
+    return codec.parse(raw, file=str(path), schema=schema)
+
+
+def _text(nodeid: object, file: str) -> str:
+    if not isinstance(nodeid, str):
+        raise codec.damaged(file, "text was expected", field="nodeid")
+    return nodeid
+
+
+def _safe(name: str, what: str) -> str:
+    """Return a name that is one path component and stays in its folder."""
+    if not _SAFE_NAME.fullmatch(name):
+        raise DevicelabError(
+            f"{what} {name[:80]!r} cannot name a file of a session",
+            fix="use up to 200 letters, digits, `_`, `.` and `-`, a letter or digit first",
+        )
+    return name
+
+
+def _little_endian(array: Array) -> Array:
+    return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+
+
+def _point_latest(reports: Path, session_id: str) -> None:
+    """Point `reports/latest` at a session: a new link is renamed over the old one, so it never dangles."""
+    latest = reports / "latest"
+    link = reports / f".latest-{session_id}"
+    try:
+        if latest.exists() and not latest.is_symlink():
+            raise FileExistsError(f"{latest} is not a symbolic link of ours")
+        link.symlink_to(session_id, target_is_directory=True)
+        link.replace(latest)
+    except OSError as error:
+        link.unlink(missing_ok=True)
+        log.warning("%s does not point to session %s: %s", latest, session_id, error)

@@ -1,0 +1,155 @@
+"""The fixtures: `device`, `model`, `run_model`, `fleet`, and what the standard suite is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_devicelab.errors import Inconclusive, VerdictFailed
+from pytest_devicelab.state import STATE
+
+if TYPE_CHECKING:
+    from pytest_devicelab.devices.adb import AdbDevice
+    from pytest_devicelab.evidence.record import RunRecord
+    from pytest_devicelab.lab.session import LabSession, Run
+    from pytest_devicelab.matrix.specs import DeviceSpec, ModelSpec
+    from pytest_devicelab.runtimes.inputs import Arrays
+    from pytest_devicelab.verdicts.comparison import Comparison
+    from pytest_devicelab.verdicts.verdict import Verdict
+
+
+@pytest.fixture(scope="session")
+def lab_session(pytestconfig: pytest.Config) -> LabSession:
+    """The runs of this session; for the suite, and for plugins that build on it."""
+    state = pytestconfig.stash.get(STATE, None)
+    if state is None:
+        raise Inconclusive(
+            "this test needs devices, and none were given",
+            why="pytest was started without a device matrix",
+            fix="pytest --devices=device_matrix.yaml",
+        )
+    return state.lab_session()
+
+
+@pytest.fixture(scope="session")
+def device_spec(request: pytest.FixtureRequest, lab_session: LabSession) -> DeviceSpec:
+    """What the matrix says of the device under test."""
+    spec: DeviceSpec = request.param
+    return spec
+
+
+@pytest.fixture(scope="session")
+def model_spec(request: pytest.FixtureRequest, lab_session: LabSession) -> ModelSpec:
+    """What the matrix says of the model under test."""
+    spec: ModelSpec = request.param
+    return spec
+
+
+@pytest.fixture
+def device(device_spec: DeviceSpec, lab_session: LabSession) -> Iterator[AdbDevice]:
+    """One device of the matrix, held exclusively while the test runs; the test runs once for each."""
+    with lab_session.lab.lease(device_spec) as held:
+        yield held
+
+
+@pytest.fixture
+def model(model_spec: ModelSpec) -> ModelSpec:
+    """One model of the matrix; the test runs once for each."""
+    return model_spec
+
+
+@pytest.fixture
+def run_model(device: AdbDevice, lab_session: LabSession) -> Callable[..., Run]:
+    """Run a model on the device: `run_model(model, inputs=None)` gives a `Run` with `.outputs` and `.record`.
+
+    `inputs` are arrays `[N, ...]` by input name; without them, the model's evaluation inputs of the matrix. A model
+    the chip refuses fails the test; a lab that failed makes it inconclusive.
+    """
+
+    def run(model: ModelSpec, inputs: Arrays | None = None) -> Run:
+        from pytest_devicelab.lab.session import Run
+
+        arrays = lab_session.inputs(model) if inputs is None else inputs
+        record = lab_session.run(device.spec, model, arrays, "evaluate")
+        demand_success(record)
+        return Run(record=record, outputs=lab_session.outputs(record))
+
+    return run
+
+
+class Fleet:
+    """All selected devices at once.
+
+    Args:
+        session: the session's runs.
+    """
+
+    def __init__(self, session: LabSession) -> None:
+        self._session = session
+
+    @property
+    def devices(self) -> tuple[DeviceSpec, ...]:
+        """The selected devices, in the order of the matrix."""
+        return self._session.devices
+
+    def records(self, model: ModelSpec) -> Mapping[str, RunRecord]:
+        """Return the record of each device, by id, running what this session has not run yet."""
+        return self._session.evaluate_all(model)
+
+    def run(self, model: ModelSpec) -> Mapping[str, Run]:
+        """Return run and outputs of each device, by id; inconclusive when a device could not carry it out."""
+        from pytest_devicelab.lab.session import Run
+
+        records = self.records(model)
+        for record in records.values():
+            demand_success(record)
+        return {
+            device: Run(record=record, outputs=self._session.outputs(record))
+            for device, record in records.items()
+        }
+
+    def compare(self, model: ModelSpec) -> tuple[Comparison, ...]:
+        """Lay all devices side by side: classes of identical bits, and the first layer at which they part."""
+        from pytest_devicelab.audit.fleet import compare_fleet
+
+        return compare_fleet(self._session, model, self.records(model))
+
+
+@pytest.fixture
+def fleet(lab_session: LabSession) -> Fleet:
+    """All selected devices at once: `fleet.run(model)`, `fleet.compare(model)`."""
+    return Fleet(lab_session)
+
+
+@pytest.fixture
+def conclude(
+    request: pytest.FixtureRequest, lab_session: LabSession, record_property: Callable[[str, object], None]
+) -> Callable[[Verdict], None]:
+    """Write a verdict down, then end the test as it says."""
+
+    def end(verdict: Verdict) -> None:
+        lab_session.store.write_verdict(verdict, request.node.nodeid)
+        record_property("devicelab_verdict", verdict.outcome)
+        record_property("devicelab_check", verdict.check)
+        record_property("devicelab_model", verdict.model)
+        record_property("devicelab_devices", " ".join(verdict.devices))
+        record_property("devicelab_reason", verdict.reason)
+        evidence = "\n".join(str(lab_session.store.root / path) for path in verdict.evidence)
+        if verdict.outcome == "inconclusive":
+            raise Inconclusive(f"{verdict.check} of {verdict.model}: {verdict.reason}", fix=f"see {evidence}")
+        if verdict.outcome == "fail":
+            raise VerdictFailed(
+                f"{verdict.check} of {verdict.model}: {verdict.reason}", fix=f"see {evidence}"
+            )
+
+    return end
+
+
+def demand_success(record: RunRecord) -> None:
+    """Raise unless a run was carried out: a refusal is a finding, a failed lab is none."""
+    if record.status == "refused":
+        raise VerdictFailed(f"{record.model.id} does not run on {record.device.id}", why=record.error)
+    if record.status == "failed":
+        raise Inconclusive(f"{record.model.id} could not be run on {record.device.id}", why=record.error)

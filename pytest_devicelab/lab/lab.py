@@ -1,0 +1,173 @@
+"""The lab of one session: its adb server, its virtual devices, and a handle and a lease for each device."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pytest_devicelab.devices.adb import AdbDevice
+from pytest_devicelab.devices.adb_server import AdbServer, connect_device, find_adb
+from pytest_devicelab.devices.adbutils_transport import AdbutilsTransport
+from pytest_devicelab.errors import DeviceLost, InfrastructureError, UserError
+from pytest_devicelab.lab.lease import hold
+from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabAddress:
+    """How to reach a lab that is up: plain data, so that a worker process can be told.
+
+    Attributes:
+        host: the adb server's address; `port`: its port.
+        ports: loopback port of each virtual device, by device id.
+    """
+
+    host: str
+    port: int
+    ports: Mapping[str, int]
+
+
+class LabServices:
+    """The processes behind a lab: a private adb server and the virtual devices. One a session, on the controller.
+
+    Args:
+        matrix: the lab to bring up.
+        devices: those of its devices that were selected.
+        state: a folder with a short path, for keys, logs and the virtual devices' storage.
+    """
+
+    def __init__(self, matrix: MatrixSpec, devices: tuple[DeviceSpec, ...], state: Path) -> None:
+        refuse_unsupported(devices)
+        self._stack = ExitStack()
+        virtual = tuple(spec for spec in devices if spec.kind == "virtual")
+        try:
+            adb = find_adb()
+            if matrix.lab.adb is None:
+                server = self._stack.enter_context(AdbServer(state / "adb", adb=adb))
+                host, port = server.host, server.port
+            else:
+                host, port = matrix.lab.adb.host, matrix.lab.adb.port
+            ports: Mapping[str, int] = {}
+            if virtual:
+                from pytest_devicelab.virtual.spawn import spawn
+
+                ports = dict(self._stack.enter_context(spawn(virtual, state / "v", timeout_s=60.0)).ports)
+                for serial_port in ports.values():
+                    connect_device(adb, host, port, f"127.0.0.1:{serial_port}")
+        except BaseException:
+            self._stack.close()
+            raise
+        self.address = LabAddress(host=host, port=port, ports=ports)
+
+    def close(self) -> None:
+        """Bring the lab down: devices first, then the adb server."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Lab:
+    """A lab that is up, as one process sees it.
+
+    Args:
+        address: where it is.
+        holder: who takes leases here, for whoever has to wait.
+        waiting: called with a reason when a device is held by somebody else.
+    """
+
+    def __init__(
+        self, address: LabAddress, *, holder: str, waiting: Callable[[str], None] = lambda reason: None
+    ) -> None:
+        self._address = address
+        self._holder = holder
+        self._waiting = waiting
+        self._guard = threading.Lock()
+        self._held: dict[str, AdbDevice] = {}
+
+    @contextmanager
+    def lease(self, spec: DeviceSpec) -> Iterator[AdbDevice]:
+        """Hold a device for the duration of a block and hand out its handle.
+
+        Inside the block this process may lease it again, so that a test that holds a device can also use the fleet.
+
+        Raises:
+            DeviceLost: the device does not answer.
+            InfrastructureError: somebody else held it for too long.
+        """
+        with self._guard:
+            device = self._held.get(spec.id)
+        if device is not None:
+            yield device
+            return
+        transport = self._transport(spec)
+        key = f"{self._address.host}-{self._address.port}-{transport.serial}"
+        with hold(key, self._holder, waiting=self._waiting):
+            device = AdbDevice(spec, transport)
+            device.reconnect()
+            with self._guard:
+                self._held[spec.id] = device
+            try:
+                yield device
+            finally:
+                with self._guard:
+                    del self._held[spec.id]
+
+    def _transport(self, spec: DeviceSpec) -> AdbutilsTransport:
+        if spec.kind == "virtual":
+            serial = f"127.0.0.1:{self._address.ports[spec.id]}"
+        elif spec.serial is not None:
+            serial = spec.serial
+        else:
+            serial = self._find(spec)
+        return AdbutilsTransport(
+            host=self._address.host, port=self._address.port, serial=serial, name=spec.id
+        )
+
+    def _find(self, spec: DeviceSpec) -> str:
+        """Return the serial of the first attached device that has every property the selector asks for."""
+        from adbutils import AdbClient
+        from adbutils.errors import AdbError
+
+        try:
+            serials = sorted(
+                str(entry.serial) for entry in AdbClient(self._address.host, self._address.port).list()
+            )
+        except (AdbError, OSError) as error:
+            raise DeviceLost(f"device {spec.id}: the adb server does not answer", why=str(error)) from error
+        for serial in serials:
+            transport = AdbutilsTransport(
+                host=self._address.host, port=self._address.port, serial=serial, name=spec.id
+            )
+            try:
+                device = AdbDevice(spec, transport)
+                if all(device.getprop(name) == value for name, value in spec.selector.items()):
+                    return serial
+            except InfrastructureError:
+                continue  # a device that does not answer is not the one we look for
+        wanted = ", ".join(f"{name}={value}" for name, value in spec.selector.items())
+        raise DeviceLost(
+            f"device {spec.id} is not attached",
+            why=f"none of {len(serials)} attached devices has {wanted}",
+            fix="plug it in, accept the debugging prompt, and check `adb devices -l`",
+        )
+
+
+def refuse_unsupported(devices: tuple[DeviceSpec, ...]) -> None:
+    """Refuse devices this version cannot drive, before anything is started."""
+    cloud = [spec for spec in devices if spec.kind == "aihub"]
+    if cloud:
+        raise UserError(
+            f"{cloud[0].source}: device {cloud[0].id} is in Qualcomm AI Hub, which this version cannot drive yet",
+            fix="take it out of the matrix, or select others with --devicelab-select 'kind=virtual'",
+        )

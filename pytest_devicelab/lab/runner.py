@@ -1,0 +1,344 @@
+"""Carry one run out: deploy, run, collect, and write its record, whatever happens."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_devicelab.devices.adb import AdbDevice
+from pytest_devicelab.devices.logcat import mark, read_window
+from pytest_devicelab.devices.slots import DEVICE_ROOT, deploy_archive, deploy_file, sha256_file
+from pytest_devicelab.devices.toggles import toggled
+from pytest_devicelab.errors import CompileRefused, InfrastructureError, TransferError
+from pytest_devicelab.evidence.events import Event
+from pytest_devicelab.evidence.record import (
+    Attempt,
+    DeviceIdentity,
+    ModelIdentity,
+    Purpose,
+    RunRecord,
+    TensorRecord,
+    Transfers,
+)
+from pytest_devicelab.evidence.store import SessionStore
+from pytest_devicelab.logs.scan import scan_log
+from pytest_devicelab.matrix.specs import DeviceSpec, LogLevel
+from pytest_devicelab.runtimes.inputs import Arrays, pack_inputs
+from pytest_devicelab.runtimes.registry import find_runtime
+from pytest_devicelab.runtimes.runtime import Job, Leftovers, OutputFile, Prepared, Runtime
+
+_ATTEMPTS = 2
+# What a log level switches on besides the runtime's own option. `debug.nn.vlog` is read by NNAPI, which most
+# models never touch; whether a switch worked is judged by the lines seen, never by the switch.
+_LOG_PROPERTIES: Mapping[LogLevel, Mapping[str, str]] = {
+    "verbose": {"debug.nn.vlog": "all", "debug.nn.perf": "1"},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What to run: one model file on some inputs, for one purpose.
+
+    Attributes:
+        model: the model as the matrix knows it; `path` may be another file made from it, such as a tapped one.
+        inputs: arrays `[N, ...]` by input name.
+    """
+
+    id: str
+    model: ModelIdentity
+    path: Path
+    runtime: str
+    options: Mapping[str, str]
+    inputs: Arrays
+    purpose: Purpose
+    logging: LogLevel
+    timeout_s: float
+
+
+def run_on_device(
+    device: AdbDevice,
+    request: RunRequest,
+    store: SessionStore,
+    *,
+    cache: Path,
+    progress: Callable[[str], None] = lambda text: None,
+) -> RunRecord:
+    """Run a model on a device that is held, and return the record, which is on disk by then.
+
+    A model the chip refuses gives a record with status `refused`; a lab that failed, also in a second attempt,
+    gives one with status `failed`. Neither raises. Bytes are only ever judged later.
+    """
+    attempts: list[Attempt] = []
+    while True:
+        run = _Run(device, request, store, cache, progress)
+        started, clock = datetime.now(UTC).isoformat(timespec="milliseconds"), time.monotonic()
+        record, error = run.carry_out()
+        attempts.append(
+            Attempt(
+                number=len(attempts) + 1,
+                started=started,
+                duration_s=round(time.monotonic() - clock, 3),
+                error=str(error) if error else "",
+            )
+        )
+        record = replace(record, attempts=tuple(attempts))
+        store.write_record(record)
+        if error is None or len(attempts) == _ATTEMPTS:
+            return record
+        progress(f"device={device.id} model={request.model.id} retrying after: {error.what}")
+        try:
+            device.reconnect()
+        except InfrastructureError:
+            return record
+
+
+class _Run:
+    """One attempt, step by step."""
+
+    def __init__(
+        self,
+        device: AdbDevice,
+        request: RunRequest,
+        store: SessionStore,
+        cache: Path,
+        progress: Callable[[str], None],
+    ) -> None:
+        self._device = device
+        self._request = request
+        self._store = store
+        self._cache = cache
+        self._progress = progress
+        self._folder = store.run_folder(request.id)
+        self._work = f"{DEVICE_ROOT}/runs/{request.id}"
+        self._runtime: Runtime = find_runtime(request.runtime)
+        self._before = (device.pushed_bytes, device.pulled_bytes)
+        self._events: list[Event] = []
+        self._log_lines: dict[str, int] = {}
+        self._files: dict[str, str] = {}
+
+    def carry_out(self) -> tuple[RunRecord, InfrastructureError | None]:
+        """Return the record, and the failure of the lab if there was one."""
+        record = self._blank()
+        try:
+            identity = self._device.identity()
+            record = replace(record, device=identity)
+            record = replace(record, backend=self._runtime.backend(self._device.spec, self._device.spec.soc))
+            self._say("compiling")
+            prepared = self._prepare(record.backend)
+            record = replace(record, options=prepared.options, versions=prepared.versions)
+            outcome = self._execute(prepared, record.backend)
+            record = (
+                self._collected(record, prepared)
+                if outcome is None
+                else self._refused_or_failed(record, outcome)
+            )
+        except CompileRefused as error:
+            ops = tuple((op["op"], op["node"], op["reason"]) for op in error.evidence.get("ops", ()))
+            record = replace(record, status="refused", error=str(error), refused_ops=ops)
+        except InfrastructureError as error:
+            return self._finish(replace(record, status="failed", error=str(error))), error
+        return self._finish(record), None
+
+    def _say(self, step: str) -> None:
+        self._progress(
+            f"device={self._device.id} model={self._request.model.id} {self._request.purpose}: {step}"
+        )
+
+    def _blank(self) -> RunRecord:
+        spec = self._device.spec
+        return RunRecord(
+            id=self._request.id,
+            session=self._store.id,
+            device=hoped_identity(spec),
+            model=self._request.model,
+            runtime=self._request.runtime,
+            backend="",
+            purpose=self._request.purpose,
+            status="failed",
+            samples=len(next(iter(self._request.inputs.values()))),
+            options=self._request.options,
+        )
+
+    def _prepare(self, backend: str) -> Prepared:
+        prepared = self._runtime.prepare(
+            self._request.path,
+            self._device.spec.soc,
+            self._request.options,
+            backend=backend,
+            cache=self._cache,
+        )
+        if prepared.log:
+            self._keep("compile.log", prepared.log)
+        return prepared
+
+    def _execute(self, prepared: Prepared, backend: str) -> tuple[int, str] | None:
+        """Deploy and run; return None when the runner succeeded, else its exit status and what it printed."""
+        device, request = self._device, self._request
+        self._say("deploying")
+        model = deploy_file(device, prepared.file, prepared.file.name)
+        archive = pack_inputs(request.inputs, self._cache)
+        inputs = deploy_archive(device, archive.path)
+        device.script(f"rm -rf {shlex.quote(self._work)} && mkdir -p {shlex.quote(self._work)}")
+        job = Job(
+            model=model,
+            input_list="input_list.txt",
+            output_dir=f"{self._work}/out",
+            log_level=request.logging,
+            backend=backend,
+        )
+        token = hashlib.sha256(f"{request.id}{time.time_ns()}".encode()).hexdigest()[:16]
+        with toggled(device, _LOG_PROPERTIES.get(request.logging, {})):
+            mark(device, f"begin {token}")
+            self._say(f"running {archive.samples} samples")
+            done = device.shell(self._runtime.command(prepared, job), cwd=inputs, timeout_s=request.timeout_s)
+            mark(device, f"end {token}")
+        self._read_log("stdout", done.stdout)
+        self._read_log("stderr", done.stderr)
+        window = read_window(device, f"begin {token}", f"end {token}")
+        if window is None:
+            self._events.append(_window_lost())
+        self._read_log("logcat", window or b"")
+        if done.exit_code == 0:
+            return None
+        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()
+        return done.exit_code, said[-2000:]
+
+    def _read_log(self, source: str, data: bytes) -> None:
+        if data:
+            self._keep(f"{source}.txt", data)
+        scan = scan_log(data, source=source)
+        self._log_lines[source] = scan.lines
+        self._events.extend(scan.events)
+
+    def _refused_or_failed(self, record: RunRecord, outcome: tuple[int, str]) -> RunRecord:
+        """A runner that failed: the model's fault only where the runtime itself says so."""
+        code, said = outcome
+        refusals = [event for event in self._events if event.kind in ("load_error", "op_rejected")]
+        ops = tuple(
+            (event.fields.get("op", ""), event.fields.get("node", ""), event.fields.get("reason", ""))
+            for event in refusals
+            if event.kind == "op_rejected"
+        )
+        error = f"{self._request.runtime} on {self._device.id} exited with {code}\n  why: {said or 'it printed nothing'}"
+        return replace(record, status="refused" if refusals else "failed", error=error, refused_ops=ops)
+
+    def _collected(self, record: RunRecord, prepared: Prepared) -> RunRecord:
+        self._say("collecting")
+        out = f"{self._work}/out"
+        present = set(self._device.script(f"cd {shlex.quote(out)} && ls").text.split())
+        for name in self._runtime.evidence_files:
+            if name in present:
+                self._device.pull(f"{out}/{name}", self._folder / name)
+                self._files[name] = name
+        outputs = self._runtime.read_outputs(prepared, self._folder)
+        tensors = tuple(self._collect_output(output, record.samples, out) for output in outputs)
+        left: Leftovers = self._runtime.read_leftovers(prepared, self._folder)
+        self._device.shell(["rm", "-rf", self._work])
+        return replace(
+            record,
+            status="ok",
+            outputs=tensors,
+            ops=left.ops,
+            placement=left.placement,
+            versions={**record.versions, **left.versions},
+        )
+
+    def _collect_output(self, output: OutputFile, samples: int, out: str) -> TensorRecord:
+        """Join an output's raw files on the device, hash them there, and pull them unless we have those bytes."""
+        joined = f"{self._work}/{hashlib.sha256(output.name.encode()).hexdigest()[:16]}.raw"
+        result = self._device.script(_join_script(out, output.file, samples, joined), timeout_s=120)
+        digest = self._device.hash(joined) if result.exit_code == 0 else None
+        if digest is None:
+            raise TransferError(
+                f"device {self._device.id}: output {output.name} is missing or incomplete",
+                why=result.stderr.decode("utf-8", "replace").strip()[:500] or "no such file after the run",
+                fix=f"see {self._folder / 'stderr.txt'}",
+            )
+        shape = (samples, *_without_batch(output.shape))
+        if not self._store.has_array(digest):
+            self._store.write_array(self._pull_array(joined, output, shape, digest))
+        return TensorRecord(
+            name=output.name, dtype=output.dtype, shape=shape, sha256=digest, quantization=output.quantization
+        )
+
+    def _pull_array(
+        self, remote: str, output: OutputFile, shape: tuple[int, ...], digest: str
+    ) -> npt.NDArray[np.generic]:
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / "output.raw"
+            self._device.pull(remote, local)
+            dtype = np.dtype(output.dtype).newbyteorder("<")
+            expected = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+            found = local.stat().st_size
+            if found != expected or sha256_file(local) != digest:
+                raise TransferError(
+                    f"device {self._device.id}: output {output.name} did not arrive as the device holds it",
+                    why=f"{found:,} bytes, {expected:,} expected for {output.dtype} {shape}; device sha256 {digest[:16]}",
+                    fix="a short file means that the runner stopped early: see its stderr in the run's folder",
+                )
+            return np.fromfile(local, dtype=dtype).reshape(shape)
+
+    def _keep(self, name: str, data: bytes) -> None:
+        (self._folder / name).write_bytes(data)
+        self._files[name] = name
+
+    def _finish(self, record: RunRecord) -> RunRecord:
+        pushed, pulled = self._before
+        return replace(
+            record,
+            events=tuple(self._events),
+            log_sources=self._log_lines,
+            files=self._files,
+            transfers=Transfers(
+                pushed_bytes=self._device.pushed_bytes - pushed,
+                pulled_bytes=self._device.pulled_bytes - pulled,
+            ),
+        )
+
+
+def hoped_identity(spec: DeviceSpec) -> DeviceIdentity:
+    """Return what the matrix says a device is, for a record of a device that never answered."""
+    return DeviceIdentity(
+        id=spec.id,
+        kind=spec.kind,
+        soc=spec.soc.name if spec.soc else None,
+        hexagon=spec.soc.hexagon if spec.soc else None,
+        simulated=spec.simulated,
+        serial=spec.serial or "",
+        engine=spec.engine if spec.simulated else None,
+    )
+
+
+def _without_batch(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[1:] if shape and shape[0] == 1 else shape
+
+
+def _join_script(out: str, file: str, samples: int, joined: str) -> str:
+    """Return shell text that joins `Result_<n>/<file>` for every n, in order, and fails when one is missing."""
+    quoted_file = shlex.quote(file)
+    return (
+        f"cd {shlex.quote(out)} || exit 1; i=0; set --; "
+        f'while [ $i -lt {samples:d} ]; do set -- "$@" Result_$i/{quoted_file}; i=$((i+1)); done; '
+        f'cat -- "$@" > {shlex.quote(joined)}'
+    )
+
+
+def _window_lost() -> Event:
+    return Event(
+        kind="lost_records",
+        dialect="logcat",
+        source="logcat",
+        line=0,
+        offset=0,
+        raw="",
+        fields={"reason": "the log buffer no longer held the beginning of this run"},
+    )

@@ -1,0 +1,219 @@
+"""One session's runs: each is carried out once, and whoever asks again gets the record from disk."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock
+
+from pytest_devicelab.devices.slots import sha256_file
+from pytest_devicelab.errors import InfrastructureError, ModelError
+from pytest_devicelab.evidence.record import Attempt, ModelIdentity, Purpose, RunRecord, TensorRecord
+from pytest_devicelab.evidence.store import SessionStore
+from pytest_devicelab.lab.lab import Lab
+from pytest_devicelab.lab.runner import RunRequest, hoped_identity, run_on_device
+from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
+from pytest_devicelab.runtimes.host import run_on_host
+from pytest_devicelab.runtimes.inputs import Arrays, load_inputs
+
+# Bits either repeat or they do not: a few samples, run again from a cold start, tell.
+REPEAT_SAMPLES = 32
+_FLEET_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run and its outputs, by name, each `[N, ...]`."""
+
+    record: RunRecord
+    outputs: Arrays
+
+
+class LabSession:
+    """The runs of one session in one process; processes share them through the store.
+
+    Args:
+        matrix: the device matrix.
+        devices: the selected devices, in matrix order.
+        store: the session's folder.
+        lab: the lab that is up.
+        cache: folder for compiled models and packed inputs, kept between sessions.
+        progress: told what is being done.
+    """
+
+    def __init__(
+        self,
+        *,
+        matrix: MatrixSpec,
+        devices: tuple[DeviceSpec, ...],
+        store: SessionStore,
+        lab: Lab,
+        cache: Path,
+        progress: Callable[[str], None],
+    ) -> None:
+        self.matrix = matrix
+        self.devices = devices
+        self.store = store
+        self.lab = lab
+        self._cache = cache
+        self._progress = progress
+        self._guard = threading.Lock()
+        self._inputs: dict[str, Arrays] = {}
+
+    def inputs(self, model: ModelSpec) -> Arrays:
+        """Return the model's evaluation inputs, `[N, ...]` by input name."""
+        if model.inputs is None:
+            raise ModelError(
+                f"{model.source}: model {model.id} has no inputs",
+                why="a comparison needs something to run",
+                fix="add `inputs: file.npz` with one array `[N, ...]` for each input of the model",
+            )
+        with self._guard:
+            if model.id not in self._inputs:
+                self._inputs[model.id] = load_inputs(model.inputs, samples=model.samples)
+            return self._inputs[model.id]
+
+    def evaluate(self, spec: DeviceSpec, model: ModelSpec) -> RunRecord:
+        """Return the record of the model on all evaluation inputs on a device."""
+        return self.run(spec, model, self.inputs(model), "evaluate")
+
+    def repeat(self, spec: DeviceSpec, model: ModelSpec) -> RunRecord:
+        """Return the record of a second, cold run on the first few inputs."""
+        few = {name: array[:REPEAT_SAMPLES] for name, array in self.inputs(model).items()}
+        return self.run(spec, model, few, "repeat")
+
+    def run(
+        self,
+        spec: DeviceSpec,
+        model: ModelSpec,
+        inputs: Arrays,
+        purpose: Purpose,
+        *,
+        path: Path | None = None,
+    ) -> RunRecord:
+        """Return the record of a model on a device, carrying the run out unless this session has it already.
+
+        Args:
+            spec: the device.
+            model: what the matrix says of the model.
+            inputs: arrays `[N, ...]` by input name.
+            purpose: why it is run.
+            path: a file made from the model, such as a tapped one; the model's own file where None.
+        """
+        request = self._request(spec, model, inputs, purpose, path or model.path)
+        record = self.store.read_record(request.id)
+        if record is not None:
+            return record
+        try:
+            with self.lab.lease(spec) as device:
+                # Whoever held the device before may have made the very run that is asked for.
+                record = self.store.read_record(request.id)
+                if record is None:
+                    record = run_on_device(
+                        device, request, self.store, cache=self._cache, progress=self._progress
+                    )
+                return record
+        except InfrastructureError as error:
+            record = _unreached(spec, request, self.store.id, error)
+            self.store.write_record(record)
+            return record
+
+    def evaluate_all(self, model: ModelSpec) -> Mapping[str, RunRecord]:
+        """Return the evaluation record of every selected device, in matrix order; devices run side by side."""
+        with ThreadPoolExecutor(_FLEET_THREADS) as pool:
+            records = list(pool.map(lambda spec: self.evaluate(spec, model), self.devices))
+        return {spec.id: record for spec, record in zip(self.devices, records, strict=True)}
+
+    def keep_model(self, name: str, content: bytes) -> Path:
+        """Keep a model made from one of the matrix's, such as a tapped one, in the session's folder."""
+        return self.store.write_file(name, content)
+
+    def outputs(self, record: RunRecord) -> Arrays:
+        """Return the outputs of a run, `[N, ...]` by name, verified against the hashes the device computed."""
+        return {tensor.name: self.store.read_output(tensor) for tensor in record.outputs}
+
+    def on_host(self, path: Path, inputs: Arrays) -> Arrays:
+        """Return the outputs of a model file run by ONNX Runtime on this machine's CPU; computed once a session."""
+        digest = hashlib.sha256(sha256_file(path).encode())
+        for name in sorted(inputs):
+            digest.update(name.encode() + np.ascontiguousarray(inputs[name]).tobytes())
+        key = digest.hexdigest()[:32]
+        locks = self.store.root / "locks"
+        locks.mkdir(exist_ok=True)
+        with FileLock(locks / f"{key}.lock"):
+            known = self.store.read_reference(key)
+            if known is None:
+                self._progress(
+                    f"host {path.name}: running {len(next(iter(inputs.values())))} samples on the CPU"
+                )
+                known = tuple(
+                    TensorRecord(
+                        name=name,
+                        dtype=array.dtype.name,
+                        shape=array.shape,
+                        sha256=self.store.write_array(array),
+                    )
+                    for name, array in run_on_host(path, inputs).items()
+                )
+                self.store.write_reference(key, known)
+        return {tensor.name: self.store.read_output(tensor) for tensor in known}
+
+    def _request(
+        self, spec: DeviceSpec, model: ModelSpec, inputs: Arrays, purpose: Purpose, path: Path
+    ) -> RunRequest:
+        sha256 = sha256_file(path)
+        digest = hashlib.sha256(f"{sha256}{sorted(model.options.items())}".encode())
+        for name in sorted(inputs):
+            digest.update(name.encode() + np.ascontiguousarray(inputs[name]).tobytes())
+        return RunRequest(
+            id=f"{model.id}.{spec.id}.{purpose}.{digest.hexdigest()[:8]}",
+            model=ModelIdentity(id=model.id, variant=model.variant, sha256=sha256),
+            path=path,
+            runtime=spec.runtime or model.runtime,
+            options=model.options,
+            inputs=inputs,
+            purpose=purpose,
+            logging=self.matrix.logging,
+            timeout_s=self.matrix.lab.run_timeout_s,
+        )
+
+
+def read_labels(path: Path) -> npt.NDArray[np.integer]:
+    """Read class labels, `[N]` integers; ModelError when the file is something else."""
+    try:
+        labels = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ModelError(
+            f"{path}: labels cannot be read", why=str(error), fix="save them with numpy.save"
+        ) from error
+    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "iu":
+        found = f"{labels.dtype} {labels.shape}" if isinstance(labels, np.ndarray) else type(labels).__name__
+        raise ModelError(
+            f"{path}: labels are not [N] integers", why=f"found {found}", fix="one class index a sample"
+        )
+    return labels
+
+
+def _unreached(
+    spec: DeviceSpec, request: RunRequest, session_id: str, error: InfrastructureError
+) -> RunRecord:
+    return RunRecord(
+        id=request.id,
+        session=session_id,
+        device=hoped_identity(spec),
+        model=request.model,
+        runtime=request.runtime,
+        backend="",
+        purpose=request.purpose,
+        status="failed",
+        options=request.options,
+        attempts=(Attempt(number=1, started="", duration_s=0.0, error=str(error)),),
+        error=str(error),
+    )

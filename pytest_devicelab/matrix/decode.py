@@ -1,0 +1,114 @@
+"""Reads a device matrix: YAML in, frozen specs out, or every mistake at once with its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import yaml
+
+from pytest_devicelab.matrix.cursor import Cursor
+from pytest_devicelab.matrix.decode_device import decode_device
+from pytest_devicelab.matrix.decode_model import decode_model
+from pytest_devicelab.matrix.issues import Issues
+from pytest_devicelab.matrix.reader import read_document
+from pytest_devicelab.matrix.specs import AdbServerSpec, DeviceSpec, LabSpec, LogLevel, MatrixSpec, ModelSpec
+from pytest_devicelab.matrix.suggest import did_you_mean, show
+
+SCHEMA = "devicelab.matrix/1"
+LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
+_HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}")
+_ADB_PORT = 5037
+
+
+def load_matrix(path: Path) -> MatrixSpec:
+    """Return what a device matrix says.
+
+    Args:
+        path: the YAML file; paths in it are relative to its folder.
+
+    Raises:
+        MatrixError: it cannot be read, or has mistakes: all of them are listed as `file:line:col: ...`,
+            and kept as `evidence["issues"]`, a tuple of `(Source, message)` in the order of the file.
+    """
+    issues = Issues(str(path))
+    node = read_document(path, issues)
+    root = Cursor(path="", node=node, source=issues.at(node.start_mark), issues=issues)
+    notes: list[str] = []
+    fields = root.fields(required=("schema", "devices", "models"), optional=("lab", "logging"))
+    schema = fields["schema"].text()
+    if schema is not None and schema != SCHEMA:
+        fields["schema"].fail(f"{show(schema)} is not what this version reads: write schema: {SCHEMA}")
+    lab = _lab(fields["lab"])
+    logging = fields["logging"].word(LOG_LEVELS)
+
+    device_items, model_items = _some(fields["devices"]), _some(fields["models"])
+    ids = _check_unique(device_items, "id")
+    _check_unique(device_items, "serial")
+    _check_unique(model_items, "id")
+    decoded_devices = [decode_device(item, notes) for item in device_items]
+    decoded_models = [decode_model(item, path.absolute().parent, ids, notes) for item in model_items]
+    devices = tuple(spec for spec in decoded_devices if spec is not None)
+    models = tuple(spec for spec in decoded_models if spec is not None)
+    _check_runtimes(devices, models, issues)
+    issues.check()
+    return MatrixSpec(
+        path=path,
+        lab=lab,
+        devices=devices,
+        models=models,
+        logging=logging or "verbose",
+        notes=tuple(notes),
+    )
+
+
+def _lab(cursor: Cursor) -> LabSpec:
+    fields = cursor.fields(optional=("adb", "run_timeout_s"))
+    adb = fields["adb"]
+    server = None
+    if isinstance(adb.node, yaml.MappingNode):
+        entries = adb.fields(required=("host",), optional=("port",))
+        host = entries["host"].text(_HOST, "is not a host name or address")
+        port = entries["port"].integer(1, 65535)
+        server = AdbServerSpec(host=host, port=port or _ADB_PORT) if host is not None else None
+    elif (word := adb.text()) not in {None, "private"}:
+        adb.fail(f"{show(word)} is not private or {{host: ..., port: ...}}{did_you_mean(word, ['private'])}")
+    timeout_s = fields["run_timeout_s"].number(1, 86_400)
+    return LabSpec(adb=server) if timeout_s is None else LabSpec(adb=server, run_timeout_s=timeout_s)
+
+
+def _some(cursor: Cursor) -> tuple[Cursor, ...]:
+    """Return the items of a list that must not be empty: a matrix that tests nothing would be green."""
+    items = cursor.items()
+    if isinstance(cursor.node, yaml.SequenceNode) and not items:
+        cursor.fail("is empty, so nothing would be tested: add one")
+    return items
+
+
+def _check_unique(items: Sequence[Cursor], key: str) -> frozenset[str]:
+    """Note each item whose `key` an earlier item has too; return all of them."""
+    first: dict[str, Cursor] = {}
+    for item in items:
+        cursor = item.entries().get(key)
+        text = cursor.text() if cursor is not None else None
+        if cursor is None or text is None:
+            continue
+        if text in first:
+            cursor.fail(
+                f"duplicate {key} {show(text)}: {first[text].path} in line {first[text].source.line} has it"
+            )
+        first.setdefault(text, cursor)
+    return frozenset(first)
+
+
+def _check_runtimes(devices: Sequence[DeviceSpec], models: Sequence[ModelSpec], issues: Issues) -> None:
+    """Note chips without Hexagon that would be asked to run `qnn`, which compiles for nothing else."""
+    for device in devices:
+        if device.engine != "cpu" or device.soc is None or device.soc.has_hexagon:
+            continue
+        qnn = device.runtime == "qnn" or (device.runtime is None and any(m.runtime == "qnn" for m in models))
+        if qnn:
+            message = f"device {device.id}: {device.soc.name} has no Hexagon to run qnn: add runtime: ort"
+            issues.add(device.source, message)

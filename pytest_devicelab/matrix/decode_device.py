@@ -1,0 +1,152 @@
+"""Decodes the devices of a matrix."""
+
+from __future__ import annotations
+
+import re
+from types import MappingProxyType
+from typing import get_args
+
+import yaml
+
+from pytest_devicelab.errors import UserError
+from pytest_devicelab.matrix.cursor import Cursor
+from pytest_devicelab.matrix.soc import SIMULATED_HEXAGONS, Soc, find_soc
+from pytest_devicelab.matrix.specs import DeviceKind, DeviceSpec, RuntimeName
+from pytest_devicelab.matrix.suggest import did_you_mean, show
+
+KINDS: tuple[DeviceKind, ...] = get_args(DeviceKind)
+RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
+ENGINES = ("htp", "cpu")
+
+ID = re.compile(r"[a-z0-9][a-z0-9_.]{0,63}")
+ID_RULE = "is not an id: up to 64 of a-z 0-9 _ . (no '-', which pytest puts between ids)"
+_SERIAL = re.compile(r"[A-Za-z0-9._:][A-Za-z0-9._:-]{0,127}")
+_PROPERTY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,127}")
+_CALLABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*")
+
+# What a selector may say instead of the property's own name.
+_SELECTOR_WORDS = MappingProxyType(
+    {"soc": "ro.soc.model", "model": "ro.product.model", "sdk": "ro.build.version.sdk"}
+)
+_ONLY_FOR: MappingProxyType[str, DeviceKind] = MappingProxyType(
+    {"engine": "virtual", "properties": "virtual", "sdk": "virtual", "serial": "adb", "selector": "adb"}
+)
+_KEYS = ("soc", "name", "runtime", *_ONLY_FOR)
+
+
+def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
+    """Return one device of the matrix, or None when it has no usable id or kind; mistakes are noted.
+
+    Args:
+        cursor: an item of `devices`.
+        notes: gets a remark for each chip that was named in an unusual way.
+    """
+    fields = cursor.fields(required=("id", "kind"), optional=_KEYS)
+    device_id = fields["id"].text(ID, ID_RULE)
+    kind = fields["kind"].word(KINDS)
+    soc = _soc(fields["soc"], notes)
+    selector = _selector(fields["selector"], notes)
+    engine = _engine(fields["engine"])
+    name, serial = fields["name"].text(), fields["serial"].text(_SERIAL, "is not an adb serial")
+    runtime, sdk = fields["runtime"].word(RUNTIMES), fields["sdk"].integer(21, 99)
+    properties = _properties(fields["properties"])
+    if kind is None:
+        return None
+    _check_kind(cursor, kind, fields)
+    if kind == "virtual" and soc is not None:
+        _check_engine(fields, soc, engine)
+    if device_id is None:
+        return None
+    return DeviceSpec(
+        id=device_id,
+        kind=kind,
+        source=cursor.source,
+        soc=soc,
+        serial=serial,
+        name=name,
+        selector=MappingProxyType(selector),
+        properties=MappingProxyType(properties),
+        engine=engine or "htp",
+        runtime=runtime,
+        sdk=sdk or 34,
+    )
+
+
+def _check_kind(cursor: Cursor, kind: DeviceKind, fields: dict[str, Cursor]) -> None:
+    for key, owner in _ONLY_FOR.items():
+        if kind != owner and fields[key].present:
+            fields[key].fail(f"is for devices of kind {owner}, this one is {kind}: remove it")
+    if kind == "virtual" and not fields["soc"].present:
+        cursor.fail("a virtual device needs the chip it stands for: add soc, such as soc: SM8650")
+    if kind == "aihub" and not fields["name"].present:
+        cursor.fail('an AI Hub device needs its name there: add name, such as name: "Samsung Galaxy S25"')
+    if kind == "adb" and not fields["serial"].present and not fields["selector"].present:
+        cursor.fail(
+            "which phone? Add serial (see `adb devices`), or selector, such as selector: {soc: SM8650}"
+        )
+    if fields["serial"].present and fields["selector"].present:
+        fields["selector"].fail("serial already says which phone: keep one of the two")
+
+
+def _check_engine(fields: dict[str, Cursor], soc: Soc, engine: str | None) -> None:
+    # A wrong engine was reported already; an absent one is `htp`.
+    if (engine != "htp" and fields["engine"].present) or soc.hexagon in SIMULATED_HEXAGONS:
+        return
+    if not soc.has_hexagon:
+        fact = "has no Hexagon"
+    elif soc.hexagon is None:
+        fact = "has no known Hexagon version"
+    else:
+        fact = f"has Hexagon {soc.hexagon}; the simulator computes for {', '.join(SIMULATED_HEXAGONS)}"
+    fields["soc"].fail(f"{soc.name} {fact}: add engine: cpu, runtime: ort")
+
+
+def _soc(cursor: Cursor, notes: list[str]) -> Soc | None:
+    name = cursor.text()
+    if name is None:
+        return None
+    try:
+        soc, note = find_soc(name)
+    except UserError as error:
+        cursor.fail(f"{error.what} ({error.why}): {error.fix}")
+        return None
+    if note is not None:
+        notes.append(f"{cursor.source}: {note}")
+    return soc
+
+
+def _engine(cursor: Cursor) -> str | None:
+    engine = cursor.text()
+    if engine is None or engine in ENGINES or _CALLABLE.fullmatch(engine):
+        return engine
+    cursor.fail(f"{show(engine)} is not htp, cpu, or package.module:callable{did_you_mean(engine, ENGINES)}")
+    return None
+
+
+def _selector(cursor: Cursor, notes: list[str]) -> dict[str, str]:
+    wanted: dict[str, str] = {}
+    entries = cursor.entries()
+    if isinstance(cursor.node, yaml.MappingNode) and not entries:
+        cursor.fail("is empty: say what the phone must be, such as {soc: SM8650}")
+    for key, value in entries.items():
+        name = _SELECTOR_WORDS.get(key, key)
+        if name == key and not (_PROPERTY.fullmatch(key) and "." in key):
+            known = ", ".join(_SELECTOR_WORDS)
+            value.fail(f"takes {known}, or an Android property{did_you_mean(key, _SELECTOR_WORDS)}")
+        elif key == "soc":
+            soc = _soc(value, notes)
+            wanted.update({name: soc.name} if soc else {})
+        elif (text := value.scalar()) is not None:
+            wanted[name] = text
+    return wanted
+
+
+def _properties(cursor: Cursor) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in cursor.entries().items():
+        text = value.scalar()
+        if not _PROPERTY.fullmatch(key):
+            value.fail("is not the name of an Android property")
+        elif text is not None:
+            found[key] = text
+    return found

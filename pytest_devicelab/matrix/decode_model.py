@@ -1,0 +1,183 @@
+"""Decodes the models of a matrix."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import get_args
+
+import yaml
+
+from pytest_devicelab.matrix.cursor import Cursor
+from pytest_devicelab.matrix.decode_device import ID, ID_RULE, RUNTIMES
+from pytest_devicelab.matrix.specs import Agreement, ExpectedFallback, Gates, ModelSpec
+from pytest_devicelab.matrix.suggest import did_you_mean, nearest, show
+
+AGREEMENTS: tuple[Agreement, ...] = get_args(Agreement)
+_DEFAULT_GATES = Gates()
+_OPERATOR = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,127}")
+_OPTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_OPTIONAL = ("variant", "reference", "inputs", "labels", "runtime", "options", "expect", "gates", "samples")
+_SWITCH = ("0", "1")
+
+# Options of the QNN execution provider a matrix may set, with their values where these are few.
+# Source: ONNX Runtime's documentation of the QNN execution provider, and onnxruntime-qnn 2.7.
+_OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "enable_block_quant_weight_optimization": _SWITCH,
+        "enable_htp_fp16_clamp_overflow": _SWITCH,
+        "enable_htp_fp16_precision": _SWITCH,
+        "enable_htp_graph_splitting": _SWITCH,
+        "enable_htp_monolithic_lstm": _SWITCH,
+        "enable_htp_shared_memory_allocator": _SWITCH,
+        "enable_htp_spill_fill_buffer": _SWITCH,
+        "htp_bf16_enable": _SWITCH,
+        "htp_graph_finalization_optimization_mode": ("0", "1", "2", "3"),
+        "htp_performance_mode": (
+            *("burst", "balanced", "default", "high_performance", "high_power_saver", "low_balanced"),
+            *("extreme_power_saver", "low_power_saver", "power_saver", "sustained_high_performance"),
+        ),
+        "offload_graph_io_quantization": _SWITCH,
+        "qnn_context_priority": ("low", "normal", "normal_high", "high"),
+        "rpc_control_latency": (),
+        "vtcm_mb": (),
+    }
+)
+# Set by the lab from the device, or naming files and libraries, which a matrix has no business with.
+_RESERVED = frozenset(
+    {
+        *("backend_path", "backend_type", "device_id", "htp_arch", "soc_model", "op_packages"),
+        *("profiling_level", "profiling_file_path", "dump_json_qnn_graph", "json_qnn_graph_dir"),
+        *("enable_framework_op_trace", "qnn_saver_path", "qnn_ir_backend_path"),
+    }
+)
+
+
+def decode_model(
+    cursor: Cursor, folder: Path, device_ids: Collection[str], notes: list[str]
+) -> ModelSpec | None:
+    """Return one model of the matrix, or None when it has no usable id or file; mistakes are noted.
+
+    Args:
+        cursor: an item of `models`.
+        folder: what relative paths are relative to.
+        device_ids: the ids of all devices of the matrix.
+        notes: gets a remark for each option this version does not know.
+    """
+    fields = cursor.fields(
+        required=("id", "path"),
+        optional=_OPTIONAL,
+    )
+    model_id = fields["id"].text(ID, ID_RULE)
+    path = _file(fields["path"], folder, ".onnx")
+    reference = _file(fields["reference"], folder, ".onnx")
+    inputs, labels = _file(fields["inputs"], folder, ".npz"), _file(fields["labels"], folder, ".npy")
+    variant, runtime = fields["variant"].text(), fields["runtime"].word(RUNTIMES)
+    options = _options(fields["options"], notes)
+    fallbacks = _fallbacks(fields["expect"], device_ids)
+    gates = _gates(fields["gates"])
+    samples = fields["samples"].integer(1, 10**9)
+    if model_id is None or path is None:
+        return None
+    return ModelSpec(
+        id=model_id,
+        path=path,
+        source=cursor.source,
+        variant=variant or "",
+        reference=reference,
+        inputs=inputs,
+        labels=labels,
+        runtime=runtime or "qnn",
+        options=MappingProxyType(options),
+        expected_fallbacks=fallbacks,
+        gates=gates,
+        samples=samples,
+    )
+
+
+def _file(cursor: Cursor, folder: Path, suffix: str) -> Path | None:
+    text = cursor.text()
+    if text is None:
+        return None
+    path = folder / text
+    if not text.endswith(suffix):
+        cursor.fail(f"{show(text)} is not a {suffix} file")
+        return None
+    if not os.path.isfile(path):  # noqa: PTH113  # unlike Path.is_file, False for any path no file can have
+        cursor.fail(f"no such file: {show(text)}, relative to {folder}{_similar_file(path, text)}")
+        return None
+    return path
+
+
+def _similar_file(path: Path, text: str) -> str:
+    try:
+        names = [entry.name for entry in path.parent.iterdir() if entry.suffix == path.suffix]
+    except (OSError, ValueError):
+        return ""
+    return did_you_mean(path.name, names) if len(text) <= 200 else ""
+
+
+def _options(cursor: Cursor, notes: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in cursor.entries().items():
+        text = value.word(_OPTIONS[name]) if _OPTIONS.get(name) else value.scalar()
+        if not _OPTION.fullmatch(name):
+            value.fail("is not the name of an option: a-z 0-9 _")
+        elif name in _RESERVED:
+            value.fail("is set by the lab itself, from the device and the run: remove it")
+        elif name not in _OPTIONS:
+            close = nearest(name, _OPTIONS, cutoff=0.85)
+            if close:
+                value.fail(f"unknown option (did you mean {close[0]!r}?)")
+            else:
+                notes.append(
+                    f"{value.source}: option {name!r} is unknown to this version; passed on as it is"
+                )
+        if text is not None:
+            found[name] = text
+    return found
+
+
+def _fallbacks(cursor: Cursor, device_ids: Collection[str]) -> tuple[ExpectedFallback, ...]:
+    expected = []
+    for item in cursor.fields(optional=("fallbacks",))["fallbacks"].items():
+        fields = item.fields(required=("op", "reason"), optional=("node", "devices"))
+        op = fields["op"].text(_OPERATOR, "is not an ONNX operator type, such as LayerNormalization")
+        reason, node = fields["reason"].text(), fields["node"].text()
+        devices = _fallback_devices(fields["devices"], device_ids)
+        if op is not None and reason is not None:
+            expected.append(ExpectedFallback(op=op, reason=reason, node=node, devices=devices))
+    return tuple(expected)
+
+
+def _fallback_devices(cursor: Cursor, device_ids: Collection[str]) -> tuple[str, ...]:
+    entries = cursor.items()
+    if isinstance(cursor.node, yaml.SequenceNode) and not entries:
+        cursor.fail("is empty, so it would hold nowhere: name devices, or remove the key for all with an NPU")
+    devices = []
+    for entry in entries:
+        device = entry.text()
+        if device is not None and device not in device_ids:
+            entry.fail(f"{show(device)} is not the id of a device{did_you_mean(device, device_ids)}")
+        elif device is not None:
+            devices.append(device)
+    return tuple(devices)
+
+
+def _gates(cursor: Cursor) -> Gates:
+    fields = cursor.fields(optional=("accuracy_drop", "agreement", "bitwise", "three_run_tolerance"))
+    drop = fields["accuracy_drop"].number(0, 1)
+    tolerance = fields["three_run_tolerance"].number(0, 1)
+    agreement = fields["agreement"].word(AGREEMENTS)
+    if fields["bitwise"].word(("required",)) is not None:
+        if agreement == "three_run":
+            fields["bitwise"].fail("contradicts agreement: three_run: keep one of the two")
+        agreement = "bitwise"
+    return Gates(
+        accuracy_drop=_DEFAULT_GATES.accuracy_drop if drop is None else drop,
+        agreement=agreement or _DEFAULT_GATES.agreement,
+        three_run_tolerance=_DEFAULT_GATES.three_run_tolerance if tolerance is None else tolerance,
+    )

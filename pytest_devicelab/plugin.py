@@ -1,0 +1,164 @@
+"""The plugin pytest loads: options, the session's life from matrix to report, and what an outcome looks like.
+
+Nothing but pytest and the standard library is imported here at the top: a plugin that is installed but not
+used must cost a start of pytest next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_devicelab import fixtures, parametrize
+from pytest_devicelab.errors import (
+    DevicelabError,
+    Inconclusive,
+    InfrastructureError,
+    UserError,
+    VerdictFailed,
+)
+from pytest_devicelab.state import STATE
+
+if TYPE_CHECKING:
+    from pytest_devicelab.state import State
+
+SUITE = Path(__file__).with_name("suite.py")
+_INCONCLUSIVE = "inconclusive"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add our options and ini settings."""
+    group = parser.getgroup("devicelab", "run models on a matrix of devices")
+    group.addoption(
+        "--devices", metavar="MATRIX.yaml", help="device matrix: run the standard suite on its devices"
+    )
+    group.addoption(
+        "--devicelab-select",
+        metavar="EXPR",
+        default="",
+        help="only the devices for which EXPR holds, such as 'soc=SM8650' or 'hexagon>=V73,kind=virtual'",
+    )
+    group.addoption(
+        "--devicelab-reports", metavar="DIR", help="folder for sessions (default: reports in the rootdir)"
+    )
+    group.addoption(
+        "--devicelab-suite",
+        choices=("on", "off"),
+        default="on",
+        help="whether the standard suite runs for the models of the matrix (default: on)",
+    )
+    parser.addini("devicelab_reports", "folder for sessions, relative to the rootdir", default="reports")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the matrix; with one, every mistake a user can make is found before anything starts."""
+    config.pluginmanager.register(fixtures, "devicelab-fixtures")
+    config.pluginmanager.register(parametrize, "devicelab-parametrize")
+    if not config.getoption("devices"):
+        if config.getoption("devicelab_select"):
+            raise pytest.UsageError(
+                "--devicelab-select chooses from a matrix: give one with --devices=MATRIX.yaml"
+            )
+        return
+    from pytest_devicelab.state import State
+
+    try:
+        config.stash[STATE] = State.from_config(config)
+    except UserError as error:
+        raise pytest.UsageError(str(error)) from None
+    if config.pluginmanager.hasplugin("xdist"):
+        from pytest_devicelab.xdist import XdistHooks
+
+        config.pluginmanager.register(XdistHooks(), "devicelab-xdist")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Bring the lab up, before xdist starts workers that need its address."""
+    state = session.config.stash.get(STATE, None)
+    if state is None or session.config.option.collectonly:
+        return
+    try:
+        state.start()
+    except DevicelabError as error:
+        state.close()
+        raise pytest.UsageError(str(error)) from None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(
+    session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Add the standard suite to whatever was collected, so that -k, -m and sharding apply to it too."""
+    state = config.stash.get(STATE, None)
+    if state is None or config.getoption("devicelab_suite") == "off":
+        return
+    from pytest_devicelab import suite
+
+    module = pytest.Module.from_parent(session, path=SUITE, nodeid="devicelab")
+    module.obj = suite
+    items.extend(item for item in session.genitems(module) if isinstance(item, pytest.Item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say in plain words what a verdict found, and keep `inconclusive` apart from `failed`."""
+    report = yield
+    error = call.excinfo.value if call.excinfo is not None else None
+    if isinstance(error, Inconclusive | InfrastructureError):
+        report.longrepr = str(error)
+        # Plain data on the report survives the way from a worker. JUnit tells <error> from <failure> by the
+        # phase alone, and a call that could not come to a verdict is an error.
+        vars(report)["devicelab"] = _INCONCLUSIVE
+        if report.when == "call":
+            report.when = "setup"
+    elif isinstance(error, VerdictFailed | UserError):
+        report.longrepr = str(error)
+    return report
+
+
+def pytest_report_teststatus(
+    report: pytest.CollectReport | pytest.TestReport,
+) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+    """Show an inconclusive test as such, not as an error of the test's code."""
+    if getattr(report, "devicelab", None) == _INCONCLUSIVE:
+        return _INCONCLUSIVE, "I", (_INCONCLUSIVE.upper(), {"yellow": True})
+    return None
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say which matrix is used and how many devices were selected."""
+    state = config.stash.get(STATE, None)
+    return state.header() if state is not None else []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Write the report and bring the lab down."""
+    state = session.config.stash.get(STATE, None)
+    if state is not None:
+        state.finish(exitstatus)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print inconclusive tests with their reasons, then the one-screen summary."""
+    state = config.stash.get(STATE, None)
+    for report in terminalreporter.getreports(_INCONCLUSIVE):
+        terminalreporter.write_sep("_", f"INCONCLUSIVE {report.nodeid}", yellow=True)
+        terminalreporter.write_line(str(report.longrepr))
+    if state is not None:
+        state.summarize(terminalreporter)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Bring the lab down also when the session never came to its end."""
+    state: State | None = config.stash.get(STATE, None)
+    if state is not None:
+        state.close()

@@ -1,0 +1,147 @@
+"""What every report says beside the verdicts: which nodes fell back to the CPU, which ops were fused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pytest_devicelab.evidence.record import OpRow, RunRecord
+from pytest_devicelab.verdicts.verdict import Verdict
+
+ShownBy = Literal["sources", "zero_cycles"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallback:
+    """A node that ran on the CPU of a device with an NPU.
+
+    Attributes:
+        reason: the runtime's own words; empty when it gave none.
+        expected: whether the matrix declares it, with `expected_reason`.
+        grade: the strongest evidence of it: `assignment`, `profile`, `log`.
+        sources: the evidence that agrees.
+    """
+
+    model: str
+    device: str
+    op: str
+    node: str
+    reason: str
+    expected: bool
+    expected_reason: str
+    grade: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fusion:
+    """ONNX nodes that one operator of the NPU computes.
+
+    Attributes:
+        into: the NPU's operator.
+        sources: the nodes in it, `op type:name` where the type is known; `from` in JSON.
+        shown_by: `sources` when the op trace names them all for one operator; `zero_cycles` when a row
+            with no cycles stands beside a busy one, from which fusion is inferred.
+    """
+
+    model: str
+    device: str
+    into: str
+    sources: tuple[str, ...]
+    shown_by: ShownBy
+
+
+def find_fallbacks(verdicts: Iterable[Verdict]) -> tuple[Fallback, ...]:
+    """Collect the fallbacks that placement verdicts name, in the verdicts' order.
+
+    Details of another form, as a user's own check may write them, are passed over: their verdict stands.
+    """
+    return tuple(
+        _fallback(verdict, device, entry)
+        for verdict in verdicts
+        if verdict.check == "placement"
+        for entry in _entries(verdict.details.get("fallbacks"))
+        for device in verdict.devices
+    )
+
+
+def find_fusions(records: Iterable[RunRecord]) -> tuple[Fusion, ...]:
+    """Find fused operators in op profiles, once for each model and device.
+
+    Quantize and dequantize nodes do not count: they are part of any quantized operator. One record
+    speaks for each model and device, the first with a profile, an evaluation if there is one.
+    """
+    chosen: dict[tuple[str, str], RunRecord] = {}
+    for record in sorted(records, key=lambda record: record.purpose != "evaluate"):
+        if record.ops:
+            chosen.setdefault((record.model.id, record.device.id), record)
+    return tuple(fusion for record in chosen.values() for fusion in _fusions(record))
+
+
+def _entries(found: object) -> list[Mapping[str, object]]:
+    return (
+        [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, (list, tuple)) else []
+    )
+
+
+def _fallback(verdict: Verdict, device: str, entry: Mapping[str, object]) -> Fallback:
+    sources = entry.get("sources")
+    return Fallback(
+        model=verdict.model,
+        device=device,
+        op=str(entry.get("op", "")),
+        node=str(entry.get("node", "")),
+        reason=str(entry.get("reason", "")),
+        expected=entry.get("expected") is True,
+        expected_reason=str(entry.get("expected_reason", "")),
+        grade=str(verdict.details.get("grade", "none")),
+        sources=tuple(map(str, sources)) if isinstance(sources, (list, tuple)) else (),
+    )
+
+
+def _fusions(record: RunRecord) -> Iterator[Fusion]:
+    rows = _by_name(record.ops)
+    for index, row in enumerate(rows):
+        nodes = _computing(row)
+        if len(nodes) > 1:
+            yield _fusion(record, row.name, nodes, "sources")
+        elif nodes and not row.cycles and (neighbour := _busy_neighbour(rows, index)):
+            yield _fusion(record, neighbour, nodes, "zero_cycles")
+
+
+def _fusion(record: RunRecord, into: str, nodes: tuple[str, ...], shown_by: ShownBy) -> Fusion:
+    return Fusion(model=record.model.id, device=record.device.id, into=into, sources=nodes, shown_by=shown_by)
+
+
+def _by_name(ops: tuple[OpRow, ...]) -> list[OpRow]:
+    """Add up the rows of each operator: a profile of many inferences lists it once for each."""
+    rows: dict[str, OpRow] = {}
+    for op in ops:
+        before = rows.get(op.name)
+        cycles = op.cycles + (before.cycles if before else 0)
+        rows[op.name] = OpRow(name=op.name, cycles=cycles, sources=before.sources if before else op.sources)
+    return list(rows.values())
+
+
+def _busy_neighbour(rows: list[OpRow], index: int) -> str:
+    """Name the operator a row without cycles was fused into, or "" when none stands beside it.
+
+    Source: measured on QAIRT 2.51: of Conv and HardSwish in one kernel, Conv shows 0 cycles and the
+    HardSwish after it all of them. So the row after it is asked first.
+    """
+    for neighbours in (rows[index + 1 :], reversed(rows[:index])):
+        busy = next((row for row in neighbours if row.cycles), None)
+        if busy and _computing(busy):
+            return busy.name
+    return ""
+
+
+def _computing(row: OpRow) -> tuple[str, ...]:
+    return tuple(source for source in dict.fromkeys(row.sources) if not _only_requantizes(source))
+
+
+def _only_requantizes(source: str) -> bool:
+    op, typed, _ = source.partition(":")
+    # Without a type the name must do; both writers of QDQ models put the op's name into the node's.
+    return op in ("QuantizeLinear", "DequantizeLinear") if typed else "quantizelinear" in source.lower()

@@ -1,0 +1,70 @@
+"""Sentences that the terminal and the HTML page share, and how to show text nobody vouches for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from pytest_devicelab.report.grid import percent
+from pytest_devicelab.report.session import Session
+from pytest_devicelab.verdicts.comparison import Divergence
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    r"""Replace what does not print by its escape, so that no device can steer a terminal or a reader's eye.
+
+    Control characters, terminal escapes, direction marks and lone surrogates become `\x1b`, `\u202e`.
+
+    Args:
+        text: from a device, a log or a model.
+        keep: unprintable characters to leave as they are, such as a newline.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+
+
+def count(number: int, noun: str) -> str:
+    """Write `1 model`, `2 models`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def headline(session: Session) -> str:
+    """Say how much was judged, and how it came out: `4 models on 7 devices, 28 checks: 28 pass`."""
+    outcomes = Counter(verdict.verdict for verdict in session.verdicts)
+    split = ", ".join(
+        f"{outcomes[word]:,} {word}" for word in ("pass", "fail", "inconclusive") if outcomes[word]
+    )
+    seen = sum(device.status == "seen" for device in session.devices)
+    unseen = len(session.devices) - seen
+    devices = count(seen, "device") + (f" ({unseen} not seen)" if unseen else "")
+    checks = f"{count(len(session.verdicts), 'check')}: {split}" if split else "nothing was judged"
+    return f"{count(len(session.models), 'model')} on {devices}, {checks}"
+
+
+def divergence(found: Divergence) -> str:
+    """Say where two classes part: the op, its node, how deep it lies and how much differs."""
+    # Nothing tapped is nothing compared; a share of it would be invented.
+    share = f" ({percent(found.elements_different / found.elements)})" if found.elements else ""
+    steps = f", by {found.max_lsb:g} LSB at most" if found.max_lsb is not None else ""
+    doubt = "; a hint only: tapping changed the model's output" if found.taps_changed_output else ""
+    place = f"{found.op} {found.node}, layer {found.depth} of {found.layers}"
+    amount = f"{found.elements_different:,} of {count(found.elements, 'element')} differ{share}{steps}"
+    return f"{place}: {amount}, over {count(found.samples, 'sample')}{doubt}"
+
+
+def parting(found: Divergence, letters: Mapping[str, str]) -> str:
+    """Name the two classes that part: `A and B part first at`, or `may part`, when it is only a hint."""
+    names = [letters.get(devices[0], devices[0]) for devices in (found.reference, found.observed) if devices]
+    return f"{' and '.join(names)} {'may part' if found.taps_changed_output else 'part first'} at"
+
+
+def simulation_note(session: Session) -> str:
+    """Say which devices' figures come from a simulator; empty when none do."""
+    simulated = sum(device.simulated for device in session.devices)
+    if not simulated:
+        return ""
+    return f"figures of {simulated} of {len(session.devices)} devices come from a simulator, not from a chip"

@@ -1,0 +1,327 @@
+"""Session: everything one pytest run found, as `session.json` says it and every report shows it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pytest_devicelab.evidence.codec import encode
+from pytest_devicelab.evidence.record import Purpose, RunRecord, Status
+from pytest_devicelab.evidence.store import SessionStore
+from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
+from pytest_devicelab.report.findings import Fallback, Fusion, find_fallbacks, find_fusions
+from pytest_devicelab.verdicts.comparison import Comparison, Divergence, PairDiff
+from pytest_devicelab.verdicts.verdict import Outcome, Verdict
+
+SCHEMA = "devicelab.session/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceEntry:
+    """One device of the matrix, as found where it was seen, else as the matrix describes it.
+
+    Attributes:
+        soc: chip model, and `hexagon` its NPU; None when unknown or absent.
+        marketing: the name on the box, when the matrix knows that chip.
+        status: `not_seen` when the device itself never answered in this session.
+    """
+
+    id: str
+    kind: str
+    soc: str | None
+    hexagon: str | None
+    simulated: bool
+    marketing: str | None
+    engine: str | None
+    status: Literal["seen", "not_seen"]
+
+    @property
+    def chip(self) -> str:
+        """The shortest name of its NPU: `V75`, else the chip's, else the device's own id."""
+        return self.hexagon or self.soc or self.id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelEntry:
+    """One model of the matrix; `sha256` is of the file that ran, None when none did."""
+
+    id: str
+    variant: str
+    runtime: str
+    path: str
+    reference: str | None
+    sha256: str | None
+    accuracy_drop: float
+    agreement: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEntry:
+    """One run; `record` is its path in the session folder, `duration_s` the time of all its attempts."""
+
+    id: str
+    device: str
+    model: str
+    runtime: str
+    backend: str
+    purpose: Purpose
+    status: Status
+    samples: int
+    attempts: int
+    duration_s: float
+    record: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissingDevice:
+    """A device that has no output to compare, and why."""
+
+    device: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonEntry:
+    """A `Comparison`, with its shallowest divergence spelled out."""
+
+    model: str
+    output: str
+    classes: tuple[tuple[str, ...], ...]
+    pairs: tuple[PairDiff, ...]
+    first_divergence: Divergence | None
+    divergences: tuple[Divergence, ...]
+    missing: tuple[MissingDevice, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictEntry:
+    """A `Verdict`, with the pytest node id of the test that gave it."""
+
+    check: str
+    model: str
+    devices: tuple[str, ...]
+    verdict: Outcome
+    reason: str
+    nodeid: str
+    evidence: tuple[str, ...]
+    details: Mapping[str, object] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One session, whole. Devices, models and all that refers to them come in matrix order.
+
+    Attributes:
+        started: UTC, ISO 8601; so is `finished`.
+        matrix: the file the matrix was read from.
+        versions: of tools and libraries; where devices differ, all of them.
+        notes: the matrix reader's remarks, such as which real chip an invented name was taken for.
+        outcome: the worst verdict; never `pass` without a verdict, or when pytest itself did not end well.
+        simulated: whether any device is simulated, and with it its figures.
+    """
+
+    id: str
+    started: str
+    finished: str
+    matrix: str
+    outcome: Outcome
+    exit_status: int
+    simulated: bool
+    versions: Mapping[str, str] = field(hash=False)
+    notes: tuple[str, ...]
+    devices: tuple[DeviceEntry, ...]
+    models: tuple[ModelEntry, ...]
+    runs: tuple[RunEntry, ...]
+    comparisons: tuple[ComparisonEntry, ...]
+    verdicts: tuple[VerdictEntry, ...]
+    fallbacks: tuple[Fallback, ...]
+    fusions: tuple[Fusion, ...]
+
+
+def assemble(
+    store: SessionStore, matrix: MatrixSpec, started: datetime, finished: datetime, exit_status: int
+) -> Session:
+    """Put a session together from what lies in its folder and what the matrix asked for.
+
+    Args:
+        store: the session's folder.
+        matrix: all of it, so that a device that never answered is named too.
+        started: when pytest began, an aware time.
+        finished: when it ended.
+        exit_status: of pytest, so that a session that broke off is never green.
+
+    Raises:
+        InfrastructureError: a record, verdict or comparison in the folder is damaged.
+    """
+    order = _MatrixOrder(matrix)
+    records = sorted(
+        store.records(), key=lambda record: (*order.of(record.model.id, (record.device.id,)), record.id)
+    )
+    judged = sorted(
+        store.verdicts(Verdict),
+        key=lambda pair: (*order.of(pair[0].model, pair[0].devices), pair[0].check, pair[1]),
+    )
+    verdicts = tuple(_verdict(verdict, nodeid) for verdict, nodeid in judged)
+    compared = sorted(
+        store.comparisons(Comparison), key=lambda found: (*order.of(found.model, ()), found.output)
+    )
+    devices = tuple(_device(spec, [r for r in records if r.device.id == spec.id]) for spec in matrix.devices)
+    return Session(
+        id=store.id,
+        started=_utc(started),
+        finished=_utc(finished),
+        matrix=str(matrix.path),
+        outcome=_outcome([entry.verdict for entry in verdicts], exit_status),
+        exit_status=exit_status,
+        simulated=any(device.simulated for device in devices),
+        versions=_versions(records),
+        notes=matrix.notes,
+        devices=devices,
+        models=tuple(_model(spec, matrix.path.parent, records) for spec in matrix.models),
+        runs=tuple(_run(record) for record in records),
+        comparisons=tuple(_comparison(comparison) for comparison in compared),
+        verdicts=verdicts,
+        fallbacks=find_fallbacks(verdict for verdict, _ in judged),
+        fusions=find_fusions(records),
+    )
+
+
+def to_json(session: Session) -> dict[str, Any]:
+    """Return the session as plain JSON data, valid against `session_schema()`."""
+    data: dict[str, Any] = {"schema": SCHEMA, **encode(session)}
+    for fusion in data["fusions"]:
+        fusion["from"] = fusion.pop("sources")
+    return data
+
+
+def session_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of `session.json`."""
+    text = Path(__file__).with_name("session.schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome | None:
+    """Return the outcome that decides: any fail, else any inconclusive, else pass; None for none."""
+    found = set(outcomes)
+    ranked: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
+    return next((outcome for outcome in ranked if outcome in found), None)
+
+
+class _MatrixOrder:
+    """Sort keys that put things in the order the matrix names them; what it does not name comes last."""
+
+    def __init__(self, matrix: MatrixSpec) -> None:
+        self._models = {model.id: index for index, model in enumerate(matrix.models)}
+        self._devices = {device.id: index for index, device in enumerate(matrix.devices)}
+
+    def of(self, model: str, devices: tuple[str, ...]) -> tuple[int, str, tuple[int, ...]]:
+        last = len(self._models) + len(self._devices)
+        places = tuple(self._devices.get(device, last) for device in devices)
+        return self._models.get(model, last), model, places
+
+
+def _outcome(verdicts: list[Outcome], exit_status: int) -> Outcome:
+    decided = worst(verdicts) or "inconclusive"
+    if decided == "pass" and exit_status != 0:
+        # Every verdict is green, yet pytest is not: status 1 is a test of the user's that failed; any
+        # other is a session that broke off, so nobody knows what was left unjudged.
+        return "fail" if exit_status == 1 else "inconclusive"
+    return decided
+
+
+def _device(spec: DeviceSpec, records: list[RunRecord]) -> DeviceEntry:
+    # A failed run may never have met its device, and then repeats what the matrix says; one that read
+    # the device's properties did meet it.
+    met = [record.device for record in records if record.status != "failed" or record.device.properties]
+    found = met[-1] if met else None
+    soc = found.soc if found else spec.soc.name if spec.soc else None
+    return DeviceEntry(
+        id=spec.id,
+        kind=spec.kind,
+        soc=soc,
+        hexagon=found.hexagon if found else spec.soc.hexagon if spec.soc else None,
+        # Both, so that a device that forgets to say so is still labelled.
+        simulated=spec.simulated or (found is not None and found.simulated),
+        marketing=spec.soc.marketing if spec.soc and spec.soc.name == soc else None,
+        engine=found.engine if found else spec.engine if spec.kind == "virtual" else None,
+        status="seen" if found else "not_seen",
+    )
+
+
+def _model(spec: ModelSpec, base: Path, records: list[RunRecord]) -> ModelEntry:
+    hashes = {record.model.sha256: None for record in records if record.model.id == spec.id}
+    return ModelEntry(
+        id=spec.id,
+        variant=spec.variant,
+        runtime=spec.runtime,
+        path=_relative(spec.path, base),
+        reference=_relative(spec.reference, base) if spec.reference else None,
+        sha256=", ".join(hashes) or None,
+        accuracy_drop=spec.gates.accuracy_drop,
+        agreement=spec.gates.agreement,
+    )
+
+
+def _run(record: RunRecord) -> RunEntry:
+    return RunEntry(
+        id=record.id,
+        device=record.device.id,
+        model=record.model.id,
+        runtime=record.runtime,
+        backend=record.backend,
+        purpose=record.purpose,
+        status=record.status,
+        samples=record.samples,
+        attempts=len(record.attempts),
+        duration_s=round(sum(attempt.duration_s for attempt in record.attempts), 3),
+        record=f"runs/{record.id}/record.json",
+        error=record.error,
+    )
+
+
+def _verdict(verdict: Verdict, nodeid: str) -> VerdictEntry:
+    return VerdictEntry(
+        check=verdict.check,
+        model=verdict.model,
+        devices=verdict.devices,
+        verdict=verdict.outcome,
+        reason=verdict.reason,
+        nodeid=nodeid,
+        evidence=verdict.evidence,
+        details=verdict.details,
+    )
+
+
+def _comparison(comparison: Comparison) -> ComparisonEntry:
+    return ComparisonEntry(
+        model=comparison.model,
+        output=comparison.output,
+        classes=comparison.classes,
+        pairs=comparison.pairs,
+        first_divergence=comparison.first_divergence,
+        divergences=comparison.divergences,
+        missing=tuple(MissingDevice(device=device, reason=reason) for device, reason in comparison.missing),
+    )
+
+
+def _versions(records: list[RunRecord]) -> Mapping[str, str]:
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for record in records:
+        for name, version in record.versions.items():
+            found[name].add(version)
+    return {name: ", ".join(sorted(found[name])) for name in sorted(found)}
+
+
+def _relative(path: Path, base: Path) -> str:
+    return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
+
+
+def _utc(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,65 @@
+"""The host's CPU as the reference: float and quantized models run by ONNX Runtime, as on an engineer's bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_devicelab.errors import ModelError, UserError
+from pytest_devicelab.runtimes.inputs import Arrays
+
+
+def run_on_host(path: Path, inputs: Arrays) -> Arrays:
+    """Run a model on the CPU, sample by sample.
+
+    Args:
+        path: an ONNX model with batch dimension 1.
+        inputs: arrays `[N, ...]` by input name.
+
+    Returns:
+        Arrays `[N, ...]` by output name.
+
+    Raises:
+        UserError: onnxruntime is not installed.
+        ModelError: the model does not load, or does not take these inputs.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(
+            "the CPU reference needs onnxruntime",
+            why=str(error),
+            fix="pip install 'pytest-devicelab[virtual]'",
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    # One thread: the order of additions, and so every bit, stays the same from run to run.
+    options.intra_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        count = len(next(iter(inputs.values())))
+        runs = [
+            session.run(names, {name: _batch_of_one(array[sample]) for name, array in inputs.items()})
+            for sample in range(count)
+        ]
+    except Exception as error:  # onnxruntime raises its own family of exceptions, all derived from Exception
+        raise ModelError(
+            f"{path}: the model does not run on the CPU",
+            why=str(error).strip()[:500],
+            fix="check it with onnx.checker, and that the inputs have the names and shapes it declares",
+        ) from error
+    return {name: _stack([run[index] for run in runs]) for index, name in enumerate(names)}
+
+
+def _batch_of_one(sample: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    return np.expand_dims(sample, 0)
+
+
+def _stack(samples: list[npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
+    """Join samples `[1, ...]` to `[N, ...]`; samples of another shape get a new first dimension."""
+    if samples[0].ndim and samples[0].shape[0] == 1:
+        return np.concatenate(samples)
+    return np.stack(samples)

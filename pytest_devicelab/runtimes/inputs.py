@@ -1,0 +1,97 @@
+"""Inputs of a run: arrays in, one archive of raw files out."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_devicelab.errors import ModelError
+
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputArchive:
+    """A tar of `input_list.txt` and one raw file for each sample and input.
+
+    Attributes:
+        sha256: of the archive's bytes, which depend on nothing but the arrays.
+    """
+
+    path: Path
+    samples: int
+    sha256: str
+
+
+def load_inputs(path: Path, *, samples: int | None = None) -> Arrays:
+    """Read evaluation inputs: an .npz of arrays `[N, ...]` named like the model's inputs.
+
+    Raises:
+        ModelError: not an .npz, holds objects, or the arrays do not agree on N.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as bundle:
+            arrays = {name: np.ascontiguousarray(bundle[name][:samples]) for name in bundle.files}
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{path}: inputs cannot be read",
+            why=str(error),
+            fix="save them with numpy.savez(path, input_name=array) and no object arrays",
+        ) from error
+    counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if not arrays or len(set(counts.values())) != 1 or 0 in counts.values():
+        raise ModelError(
+            f"{path}: inputs hold no samples, or differ in how many",
+            why=f"first dimension by input: {counts}",
+            fix="every array needs the same first dimension N >= 1",
+        )
+    return arrays
+
+
+def pack_inputs(arrays: Arrays, cache: Path) -> InputArchive:
+    """Write arrays `[N, ...]` as an archive of raw little-endian files, one a sample and input.
+
+    Each sample gets the batch dimension 1 that the model declares. The archive is cached by content.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    samples = len(next(iter(arrays.values())))
+    path = cache / f"inputs-{digest.hexdigest()[:32]}.tar"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.NamedTemporaryFile(dir=cache, delete=False) as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
+            _fill(tar, arrays, samples)
+        Path(file.name).replace(path)
+    return InputArchive(path=path, samples=samples, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _fill(tar: tarfile.TarFile, arrays: Arrays, samples: int) -> None:
+    names = sorted(arrays)
+    lines = []
+    for sample in range(samples):
+        files = [f"{sample}_{index}.raw" for index in range(len(names))]
+        lines.append(" ".join(f"{name}:={file}" for name, file in zip(names, files, strict=True)))
+        for name, file in zip(names, files, strict=True):
+            array = arrays[name][sample]
+            _add(tar, file, array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    _add(tar, "input_list.txt", ("\n".join(lines) + "\n").encode())
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)  # mtime 0, no owner: the same arrays give the same archive
+    entry.size = len(content)
+    tar.addfile(entry, io.BytesIO(content))

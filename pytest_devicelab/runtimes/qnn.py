@@ -1,0 +1,92 @@
+"""The qnn runtime: a context binary, run whole on the NPU by qnn-net-run. It has no CPU to fall back to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pytest_devicelab.errors import InfrastructureError
+from pytest_devicelab.matrix.soc import Soc
+from pytest_devicelab.matrix.specs import DeviceSpec
+from pytest_devicelab.runtimes.compile import compile_context
+from pytest_devicelab.runtimes.runtime import Job, Leftovers, OutputFile, Prepared
+from pytest_devicelab.virtual.onnx_model import load_model, op_types, output_quantization
+from pytest_devicelab.virtual.profile import op_rows
+from pytest_devicelab.virtual.tools.raw_files import file_name
+
+_PROFILE = "qnn-profiling-data_0.csv"
+# What qnn-net-run calls the levels the matrix names. It knows no `off`: errors are the least it says.
+_LOG_LEVELS = {"off": "error", "error": "error", "warn": "warn", "info": "info", "verbose": "verbose"}
+
+
+class QnnRuntime:
+    """qnn-net-run with a context binary compiled on the host for the chip."""
+
+    name = "qnn"
+    evidence_files: tuple[str, ...] = (_PROFILE,)
+
+    def backend(self, spec: DeviceSpec, soc: Soc | None) -> str:
+        """Say `htp`; `InfrastructureError` on a device whose NPU is not known to be a Hexagon."""
+        if (
+            soc is None
+            or not soc.has_hexagon
+            or soc.hexagon is None
+            or (spec.simulated and spec.engine == "cpu")
+        ):
+            raise InfrastructureError(
+                f"device {spec.id} has no Hexagon NPU that qnn could use",
+                why=f"chip {soc.name if soc else 'unknown'}, Hexagon {soc.hexagon if soc else None}",
+                fix=f"give device {spec.id} `runtime: ort` in the matrix, so that its models run there on the CPU",
+            )
+        return "htp"
+
+    def prepare(
+        self, model: Path, soc: Soc | None, options: Mapping[str, str], *, backend: str, cache: Path
+    ) -> Prepared:
+        """Compile the whole model for the chip; `CompileRefused` names the operators that did not go."""
+        assert soc is not None, "backend() has refused a device whose chip is unknown"
+        compiled = compile_context(model, soc, options, cache / "contexts")
+        graph = load_model(model)
+        grids = output_quantization(graph)
+        return Prepared(
+            file=compiled.path,
+            outputs=tuple(
+                OutputFile(
+                    name=tensor.name,
+                    file=file_name(tensor.name, native=True),
+                    dtype=tensor.dtype,
+                    shape=tensor.shape,
+                    quantization=tensor.quantization or grids.get(tensor.name),
+                )
+                for tensor in compiled.info.graphs[0].outputs
+            ),
+            options=compiled.options,
+            versions=compiled.versions,
+            log=compiled.log,
+            op_types=op_types(graph),
+        )
+
+    def command(self, prepared: Prepared, job: Job) -> tuple[str, ...]:
+        """Return qnn-net-run's command line."""
+        return (
+            "qnn-net-run",
+            f"--retrieve_context={job.model}",
+            "--backend=libQnnHtp.so",
+            f"--input_list={job.input_list}",
+            f"--output_dir={job.output_dir}",
+            "--use_native_output_files",
+            "--profiling_level=detailed",
+            f"--log_level={_LOG_LEVELS[job.log_level]}",
+        )
+
+    def read_outputs(self, prepared: Prepared, folder: Path) -> tuple[OutputFile, ...]:
+        """Return what the context binary itself says it writes."""
+        assert prepared.outputs is not None
+        return prepared.outputs
+
+    def read_leftovers(self, prepared: Prepared, folder: Path) -> Leftovers:
+        """Read the op profile. There is no placement to read: the whole graph runs on the NPU or not at all."""
+        profile = folder / _PROFILE
+        if not profile.exists():
+            return Leftovers()
+        return Leftovers(ops=op_rows(profile.read_bytes(), prepared.op_types))

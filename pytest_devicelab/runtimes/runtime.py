@@ -1,0 +1,101 @@
+"""What the rest of the project needs of a runtime: prepare on the host, run on the device, read what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from pytest_devicelab.evidence.record import NodePlacement, OpRow, Quantization
+from pytest_devicelab.matrix.soc import Soc
+from pytest_devicelab.matrix.specs import DeviceSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFile:
+    """One output as the runtime leaves it on the device: a raw file a sample.
+
+    Attributes:
+        name: the tensor's name in the model.
+        file: its path below `Result_<n>/`.
+        dtype: numpy dtype name of the raw bytes, little-endian.
+        shape: of one sample, batch dimension included.
+        quantization: of integer outputs, or of the grid float outputs lie on, where the runtime knows it.
+    """
+
+    name: str
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    quantization: Quantization | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A model made ready for one chip.
+
+    Attributes:
+        file: what goes to the device.
+        outputs: what the runtime will write; None where only a run can tell.
+        options: the options that took part, defaults included.
+        versions: of the tools that made it.
+        log: what the compiler said.
+        op_types: ONNX operator type of each named node, to name the sources of an op row.
+    """
+
+    file: Path
+    outputs: tuple[OutputFile, ...] | None
+    options: Mapping[str, str]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    log: bytes = b""
+    op_types: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run on a device: paths are the device's."""
+
+    model: str
+    input_list: str
+    output_dir: str
+    log_level: str
+    backend: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftovers:
+    """What a runtime says of a run in the files it left beside the outputs."""
+
+    ops: tuple[OpRow, ...] = ()
+    placement: tuple[NodePlacement, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+class Runtime(Protocol):
+    """How models run on a device."""
+
+    name: str
+    evidence_files: tuple[str, ...]
+    """Files below the output folder that are worth pulling where they exist."""
+
+    def backend(self, spec: DeviceSpec, soc: Soc | None) -> str:
+        """Say which backend a device gives this runtime: `htp` or `cpu`.
+
+        Raises:
+            InfrastructureError: the device has none that this runtime can use.
+        """
+
+    def prepare(
+        self, model: Path, soc: Soc | None, options: Mapping[str, str], *, backend: str, cache: Path
+    ) -> Prepared:
+        """Make a model ready for a chip; `CompileRefused` when it does not compile for it."""
+
+    def command(self, prepared: Prepared, job: Job) -> tuple[str, ...]:
+        """Return the command line that runs a job on the device."""
+
+    def read_outputs(self, prepared: Prepared, folder: Path) -> tuple[OutputFile, ...]:
+        """Say what the run wrote, from what was prepared or from the pulled evidence files."""
+
+    def read_leftovers(self, prepared: Prepared, folder: Path) -> Leftovers:
+        """Read op rows, placement and versions from the pulled evidence files."""

@@ -1,0 +1,188 @@
+"""The one object that holds a devicelab session inside pytest, from the matrix to the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_devicelab.evidence.store import SessionStore
+    from pytest_devicelab.lab.lab import LabAddress, LabServices
+    from pytest_devicelab.lab.session import LabSession
+    from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec
+    from pytest_devicelab.progress import ProgressLog, ProgressPrinter
+
+STATE = pytest.StashKey["State"]()
+
+
+class State:
+    """A devicelab session in one process: the controller, which owns the lab, or an xdist worker, which uses it.
+
+    Args:
+        matrix: the device matrix.
+        devices: the devices that were selected, in matrix order.
+        reports: where sessions go.
+        handoff: in a worker, what the controller passed on; None on the controller.
+        verbosity: pytest's; a quiet session shows no progress.
+    """
+
+    def __init__(
+        self,
+        *,
+        matrix: MatrixSpec,
+        devices: tuple[DeviceSpec, ...],
+        reports: Path,
+        handoff: dict[str, Any] | None,
+        verbosity: int,
+    ) -> None:
+        self.matrix = matrix
+        self.devices = devices
+        self._reports = reports
+        self._handoff = handoff
+        self._verbosity = verbosity
+        self._started = datetime.now(UTC)
+        self._services: LabServices | None = None
+        self._scratch: Path | None = None
+        self._address: LabAddress | None = None
+        self._store: SessionStore | None = None
+        self._session: LabSession | None = None
+        self._printer: ProgressPrinter | None = None
+        self._written = False
+
+    @classmethod
+    def from_config(cls, config: pytest.Config) -> State:
+        """Read the matrix and the selection; `UserError` for whatever is wrong with them."""
+        from pytest_devicelab.matrix.decode import load_matrix
+        from pytest_devicelab.matrix.select import select_devices
+
+        matrix = load_matrix(_beside(config.invocation_params.dir, config.getoption("devices")))
+        expression = config.getoption("devicelab_select")
+        devices = select_devices(matrix.devices, expression) if expression else matrix.devices
+        chosen = config.getoption("devicelab_reports")
+        reports = (
+            _beside(config.invocation_params.dir, chosen)
+            if chosen
+            else config.rootpath / config.getini("devicelab_reports")
+        )
+        worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+        return cls(
+            matrix=matrix,
+            devices=devices,
+            reports=reports,
+            handoff=worker["devicelab"] if worker is not None else None,
+            verbosity=config.get_verbosity(),
+        )
+
+    def start(self) -> None:
+        """Check what was asked for, make the session's folder and bring the lab up; in a worker, find them."""
+        from pytest_devicelab.evidence.store import SessionStore, new_session_id
+        from pytest_devicelab.lab.lab import LabAddress, LabServices
+        from pytest_devicelab.lab.preflight import check_lab
+        from pytest_devicelab.progress import ProgressPrinter
+
+        if self._handoff is not None:
+            self._address = LabAddress(**self._handoff["address"])
+            self._store = SessionStore.open(Path(self._handoff["store"]))
+            return
+        check_lab(self.matrix, self.devices)
+        # Unix sockets of the virtual devices live below it, and their paths are limited to 107 bytes.
+        self._scratch = Path(tempfile.mkdtemp(prefix="dl-"))
+        self._services = LabServices(self.matrix, self.devices, self._scratch)
+        self._address = self._services.address
+        self._store = SessionStore.create(
+            self._reports, new_session_id(self._started, secrets.token_bytes(2))
+        )
+        self._store.write_file("matrix.yaml", self.matrix.path.read_bytes())
+        if self._verbosity >= 0:
+            self._printer = ProgressPrinter(self._progress_log(), os.dup(sys.__stderr__.fileno()))  # type: ignore[union-attr]
+
+    def handoff(self) -> dict[str, Any]:
+        """Return what a worker needs to use this lab and this session: plain data."""
+        assert self._address is not None
+        assert self._store is not None
+        address = {"host": self._address.host, "port": self._address.port, "ports": dict(self._address.ports)}
+        return {"address": address, "store": str(self._store.root)}
+
+    def lab_session(self) -> LabSession:
+        """Return the session's runs, as this process sees them."""
+        from pytest_devicelab.lab.lab import Lab
+        from pytest_devicelab.lab.session import LabSession
+
+        if self._session is None:
+            assert self._address is not None
+            assert self._store is not None
+            log = self._progress_log()
+            self._session = LabSession(
+                matrix=self.matrix,
+                devices=self.devices,
+                store=self._store,
+                lab=Lab(self._address, holder=f"pytest session {self._store.id}", waiting=log.write),
+                cache=self._reports / "cache",
+                progress=log.write,
+            )
+        return self._session
+
+    def header(self) -> list[str]:
+        """Return the lines for pytest's header."""
+        simulated = sum(spec.simulated for spec in self.devices)
+        line = (
+            f"devicelab: {self.matrix.path.name}: {len(self.devices)} of {len(self.matrix.devices)} devices "
+            f"({simulated} simulated), {len(self.matrix.models)} models"
+        )
+        return [line, *(f"devicelab: note: {note}" for note in self.matrix.notes)]
+
+    def finish(self, exit_status: int) -> None:
+        """Stop showing progress, bring the lab down, and on the controller write the report."""
+        self.close()
+        if self._handoff is not None or self._store is None:
+            return
+        from pytest_devicelab.report.html import render_html
+        from pytest_devicelab.report.session import assemble, to_json
+
+        session = assemble(self._store, self.matrix, self._started, datetime.now(UTC), int(exit_status))
+        self._store.write_file("session.json", json.dumps(to_json(session), indent=1).encode())
+        self._store.write_file("report.html", render_html(session).encode())
+        self._written = True
+
+    def summarize(self, terminal: pytest.TerminalReporter) -> None:
+        """Print the one-screen summary."""
+        if not self._written or self._store is None or self._verbosity < 0:
+            return
+        from pytest_devicelab.report.session import assemble
+        from pytest_devicelab.report.terminal import summarize
+
+        session = assemble(self._store, self.matrix, self._started, datetime.now(UTC), 0)
+        terminal.write_sep("=", "devicelab")
+        for line in summarize(session, terminal._tw.fullwidth):
+            terminal.write_line(line.text)
+
+    def close(self) -> None:
+        """End progress and lab; does nothing the second time."""
+        if self._printer is not None:
+            self._printer.close()
+            self._printer = None
+        if self._services is not None:
+            self._services.close()
+            self._services = None
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
+
+    def _progress_log(self) -> ProgressLog:
+        from pytest_devicelab.progress import ProgressLog
+
+        assert self._store is not None
+        return ProgressLog(self._store.root / "progress.log")
+
+
+def _beside(folder: Path, name: str) -> Path:
+    return (folder / name).resolve()

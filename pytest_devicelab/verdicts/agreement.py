@@ -1,0 +1,210 @@
+"""Agreement: do all devices say the same, and if not, does the difference matter?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_devicelab.errors import TensorMismatch
+from pytest_devicelab.evidence.record import RunRecord, TensorRecord
+from pytest_devicelab.matrix.specs import ModelSpec
+from pytest_devicelab.tensors.classes import equivalence_classes
+from pytest_devicelab.tensors.diff import diff_bitwise
+from pytest_devicelab.tensors.metrics import is_classification, top1_flips
+from pytest_devicelab.verdicts.comparison import Comparison, PairDiff
+from pytest_devicelab.verdicts.evidence import evidence_of, why_not_ok
+from pytest_devicelab.verdicts.verdict import Outcome, Verdict
+
+Array = npt.NDArray[np.generic]
+
+
+def compare_outputs(
+    model: str,
+    records: Sequence[RunRecord],
+    arrays: Mapping[str, Mapping[str, Array]],
+    *,
+    lsb: Mapping[str, float],
+) -> tuple[Comparison, ...]:
+    """Lay the outputs of one model side by side.
+
+    Args:
+        model: its id.
+        records: one run a device, in matrix order.
+        arrays: for at least one device of every class, output name -> `[N, ...]`.
+        lsb: for each output whose quantization is known, one step of it in the output's own units.
+
+    Returns:
+        One `Comparison` for each output that any run has, in the order of the runs; without divergences.
+
+    Raises:
+        TensorMismatch: no device of a class has its array here, or arrays contradict the recorded hashes.
+    """
+    names = dict.fromkeys(tensor.name for record in records for tensor in record.outputs)
+    return tuple(_compare_output(model, name, records, arrays, lsb.get(name)) for name in names)
+
+
+def _compare_output(
+    model: str,
+    name: str,
+    records: Sequence[RunRecord],
+    arrays: Mapping[str, Mapping[str, Array]],
+    lsb: float | None,
+) -> Comparison:
+    present: dict[str, TensorRecord] = {}
+    missing: list[tuple[str, str]] = []
+    for record in records:
+        tensor = next((tensor for tensor in record.outputs if tensor.name == name), None)
+        if record.status != "ok":
+            missing.append((record.device.id, why_not_ok(record)))
+        elif tensor is None:
+            missing.append((record.device.id, f"the run has no output {name}"))
+        else:
+            present[record.device.id] = tensor
+    forms = {device: f"{tensor.dtype} {list(tensor.shape)}" for device, tensor in present.items()}
+    for others in equivalence_classes({device: (form,) for device, form in forms.items()})[1:]:
+        for device in others:
+            missing.append((device, f"its output is {forms[device]}, unlike that of most devices"))
+            del present[device]
+    classes = equivalence_classes({device: (tensor.sha256,) for device, tensor in present.items()})
+    pairs = tuple(_pair(name, classes[0], other, arrays, lsb) for other in classes[1:])
+    return Comparison(model=model, output=name, classes=classes, pairs=pairs, missing=tuple(missing))
+
+
+def _pair(
+    name: str,
+    reference: tuple[str, ...],
+    observed: tuple[str, ...],
+    arrays: Mapping[str, Mapping[str, Array]],
+    lsb: float | None,
+) -> PairDiff:
+    left, right = _array_of(name, reference, arrays), _array_of(name, observed, arrays)
+    diff = diff_bitwise(left, right, lsb=lsb)
+    if diff:
+        raise TensorMismatch(
+            f"output {name} of {reference[0]} and {observed[0]} has different hashes and the same bits",
+            why="the arrays at hand are not the ones that were hashed on the devices",
+            fix="pull the outputs again",
+            output=name,
+        )
+    return PairDiff(
+        reference=reference[0],
+        observed=observed[0],
+        elements=diff.elements,
+        elements_different=diff.elements_different,
+        bits_different=diff.bits_different,
+        max_abs=diff.max_abs,
+        max_lsb=diff.max_lsb,
+        sqnr_db=diff.sqnr_db,
+        top1_flips=top1_flips(left, right) if is_classification(left) else None,
+    )
+
+
+def _array_of(name: str, devices: tuple[str, ...], arrays: Mapping[str, Mapping[str, Array]]) -> Array:
+    """Return the one array that stands for a class."""
+    for device in devices:
+        if name in arrays.get(device, {}):
+            return arrays[device][name]
+    raise TensorMismatch(
+        f"output {name}: no array of any of {', '.join(devices)} is at hand",
+        why="one copy per class must be pulled before classes are compared",
+        output=name,
+    )
+
+
+def judge_agreement(
+    model: ModelSpec,
+    records: Sequence[RunRecord],
+    comparisons: Sequence[Comparison],
+    accuracy: Sequence[Verdict],
+) -> Verdict:
+    """Say whether a model behaves the same on all devices.
+
+    Args:
+        model: for its gate: `bitwise` wants one class, `three_run` wants the three-run rule to hold on
+            every device when there are several.
+        records: one run a device, in matrix order.
+        comparisons: one an output.
+        accuracy: the accuracy verdicts of this model.
+
+    Returns:
+        `fail` when something is known to be wrong, even if other evidence is missing; `inconclusive` when a
+        device, a run or a yardstick is missing; else `pass`.
+    """
+    gate = model.gates.agreement
+    wrong = _violations(gate, comparisons, accuracy)
+    gaps = _gaps(gate, records, comparisons, accuracy)
+    outcome: Outcome = "fail" if wrong else "inconclusive" if gaps else "pass"
+    held = "three-run rule holds on every device"
+    parted = any(len(comparison.classes) > 1 for comparison in comparisons)
+    remarks = [*wrong, *gaps] or [held] * (parted and gate == "three_run")
+    reason = "; ".join([*(_describe(comparison) for comparison in comparisons), *remarks])
+    return Verdict(
+        check="agreement",
+        model=model.id,
+        devices=tuple(record.device.id for record in records),
+        outcome=outcome,
+        reason=reason,
+        evidence=evidence_of(*records),
+        details={"classes": [list(devices) for devices in _classes_over(comparisons)], "gate": gate},
+    )
+
+
+def _classes_over(comparisons: Sequence[Comparison]) -> tuple[tuple[str, ...], ...]:
+    """Return the devices that are in one class for every output."""
+    membership: dict[str, tuple[str, ...]] = {}
+    for comparison in comparisons:
+        for number, devices in enumerate(comparison.classes):
+            for device in devices:
+                membership[device] = (*membership.get(device, ()), str(number))
+    whole = {device: own for device, own in membership.items() if len(own) == len(comparisons)}
+    return equivalence_classes(whole)
+
+
+def _violations(gate: str, comparisons: Sequence[Comparison], accuracy: Sequence[Verdict]) -> list[str]:
+    parted = any(len(comparison.classes) > 1 for comparison in comparisons)
+    if gate == "bitwise":
+        return ["the gate is bitwise, and bits differ"] if parted else []
+    broken = [verdict for verdict in accuracy if verdict.details.get("three_run") == "fail"]
+    # Devices that give the same wrong bits agree; that they are wrong is the accuracy check's to say.
+    return [f"three-run rule broken on {', '.join(verdict.devices)}" for verdict in broken] if parted else []
+
+
+def _gaps(
+    gate: str, records: Sequence[RunRecord], comparisons: Sequence[Comparison], accuracy: Sequence[Verdict]
+) -> list[str]:
+    """Name what is missing for a pass."""
+    gaps = [why_not_ok(record) for record in records if record.status != "ok"]
+    down = {record.device.id for record in records if record.status != "ok"}
+    for comparison in comparisons:
+        gaps += [f"{device}: {why}" for device, why in comparison.missing if device not in down]
+    if not comparisons:
+        gaps.append("no output was compared")
+    if len(records) < 2:
+        gaps.append("one device alone has nothing to agree with")
+    if gate == "three_run" and any(len(comparison.classes) > 1 for comparison in comparisons):
+        held = {
+            id_
+            for verdict in accuracy
+            if verdict.details.get("three_run") == "pass"
+            for id_ in verdict.devices
+        }
+        unknown = [record.device.id for record in records if record.device.id not in held | down]
+        gaps += [f"three-run rule not shown on {', '.join(unknown)}"] if unknown else []
+    return gaps
+
+
+def _describe(comparison: Comparison) -> str:
+    classes = " | ".join("{" + ", ".join(devices) + "}" for devices in comparison.classes)
+    if not comparison.classes:
+        return f"{comparison.output}: no device has it"
+    if len(comparison.classes) == 1:
+        return f"{comparison.output}: the same bits on {classes}"
+    text = f"{comparison.output}: {len(comparison.classes)} classes {classes}"
+    first = comparison.first_divergence
+    if first is not None:
+        hint = ", a hint only: tapping changed the output" if first.taps_changed_output else ""
+        text += f", first apart at {first.op} {first.node} (layer {first.depth} of {first.layers}{hint})"
+    flips = max((pair.top1_flips or 0 for pair in comparison.pairs), default=0)
+    return f"{text}, {flips} top-1 flips" if flips else text

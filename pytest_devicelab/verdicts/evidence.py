@@ -1,0 +1,24 @@
+"""What verdicts say of the records they rest on."""
+
+from __future__ import annotations
+
+import math
+
+from pytest_devicelab.evidence.record import RunRecord
+
+
+def evidence_of(*records: RunRecord) -> tuple[str, ...]:
+    """Return the paths in the session folder at which the records lie."""
+    return tuple(f"runs/{record.id}/record.json" for record in records)
+
+
+def why_not_ok(record: RunRecord) -> str:
+    """Say in one line why a run that is not `ok` has nothing to judge."""
+    happened = "was refused by the runtime" if record.status == "refused" else "failed"
+    first_line = record.error.partition("\n")[0] or "no error was recorded"
+    return f"the run on {record.device.id} {happened}: {first_line}"
+
+
+def finite(value: float | None) -> float | None:
+    """Return `value` for use in JSON, which has no NaN and no infinity: those become None."""
+    return value if value is not None and math.isfinite(value) else None

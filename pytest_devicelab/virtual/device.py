@@ -1,0 +1,247 @@
+"""One virtual device: a root folder, a log daemon, and an adb daemon on a loopback port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Coroutine, Iterable
+from pathlib import Path
+
+from pytest_devicelab.errors import InfrastructureError
+from pytest_devicelab.virtual import image, properties
+from pytest_devicelab.virtual.adbd import Connection, Service, Stream
+from pytest_devicelab.virtual.control import ControlSocket
+from pytest_devicelab.virtual.logd import LogDaemon
+from pytest_devicelab.virtual.namespace import View, open_view
+from pytest_devicelab.virtual.ports import LOOPBACK, ReverseTable, forward_service
+from pytest_devicelab.virtual.shell import Console
+from pytest_devicelab.virtual.sync import SyncService
+
+# Every adb server takes what listens on an odd port in here for an emulator, and lists it a second time.
+_EMULATOR_PORTS = range(5555, 5586, 2)
+# In the environment of every process on a device, with its root folder.
+_MARK = "DEVICELAB_VDEVICE"
+# The host must read our last words before the connection goes.
+_LAST_WORDS_S = 0.1
+_BANNER = ("ro.product.name", "ro.product.model", "ro.product.device")
+_ROOT_PROPERTY = "service.adb.root"
+_KILL_TIMEOUT_S = 2.0
+_POWER_POLL_S = 0.25
+
+_log = logging.getLogger(__name__)
+
+
+class VirtualDevice:
+    """An Android-shaped device in reach of any adb server on this machine.
+
+    Args:
+        device_id: its name in messages.
+        root: its root folder, built by `image.build_image`.
+        namespace: as for `namespace.open_view`.
+        port: the TCP port to listen on, or 0 for a free one; kept as long as the device lives.
+    """
+
+    def __init__(self, device_id: str, root: Path, *, namespace: bool | None = None, port: int = 0) -> None:
+        self.id = device_id
+        self.root = root.resolve()
+        self.port = port
+        self._namespace = namespace
+        self._logd = LogDaemon(self.root)
+        self._sync = SyncService(self.root)
+        self._control = ControlSocket(
+            self.root, {"drop": self.drop, "offline": self.offline, "online": self.online}
+        )
+        self._connections: dict[Connection, ReverseTable] = {}
+        self._view: View | None = None
+        self._console: Console | None = None
+        self._socket: socket.socket | None = None
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Go online.
+
+        Raises:
+            InfrastructureError: the port is taken, or the mount namespace insisted on is not to be had.
+        """
+        self._view = await open_view(self.root, namespace=self._namespace)
+        environment = image.environment(self.root) | {"VROOT": self._view.visible_root}
+        self._console = Console(root=self.root, environment=environment, view=self._view)
+        await self._logd.start()
+        await self._control.start()
+        await self.online()
+        self._later(self._watch_power())
+
+    async def close(self) -> None:
+        """Go offline and end everything that runs on the device. Safe to call twice."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._control.close()
+        await self.offline()
+        end_processes([self.root])
+        await self._logd.close()
+        if self._view is not None:
+            await self._view.close()
+            self._view = None
+
+    async def online(self) -> None:
+        """Listen for hosts, on the same port as ever."""
+        if self._socket is None:
+            self._socket = self._bind()
+        await self._accept()
+
+    async def offline(self) -> None:
+        """Stop listening and cut every connection, as when the device is switched off."""
+        self._pause()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        await self.drop()
+
+    async def drop(self) -> None:
+        """Cut every connection, as when a cable is pulled; hosts may connect again at once."""
+        connections = list(self._connections)
+        for connection in connections:
+            connection.abort()
+        await asyncio.gather(*(connection.finished() for connection in connections))
+
+    def banner(self) -> str:
+        """Return what the device calls itself in the handshake."""
+        return ";".join(f"{name}={_plain(properties.get(self.root, name))}" for name in _BANNER)
+
+    def connected(self, connection: Connection) -> None:
+        """Take note of a host."""
+        self._connections[connection] = ReverseTable(connection)
+
+    def disconnected(self, connection: Connection) -> None:
+        """Take note that a host is gone; the ports it served go with it."""
+        self._connections.pop(connection).close()
+
+    def service(self, connection: Connection, name: str) -> Service | None:
+        """Return what serves a stream of that name, None for what this device does not have."""
+        kind = name.partition(":")[0]
+        if kind == "sync":
+            return self._sync
+        if kind in ("root", "unroot"):
+            return self._root_service(as_root=kind == "root")
+        if kind == "reboot":
+            return self._reboot_service
+        assert self._console is not None
+        reverse = self._connections[connection]
+        return self._console.service(name) or forward_service(name) or reverse.service(name)
+
+    def _bind(self) -> socket.socket:
+        refused: list[socket.socket] = []  # held on to, so that the kernel does not offer them again
+        with contextlib.ExitStack() as cleanup:
+            while True:
+                listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    listener.bind((LOOPBACK, self.port))
+                    listener.listen()
+                except OSError as error:
+                    listener.close()
+                    raise InfrastructureError(
+                        f"virtual device {self.id}: cannot listen on {LOOPBACK}:{self.port}",
+                        why=error.strerror or str(error),
+                        fix="end what listens there, or let the device choose a port",
+                    ) from error
+                bound: int = listener.getsockname()[1]
+                if self.port or bound not in _EMULATOR_PORTS:
+                    self.port = bound
+                    return listener
+                refused.append(cleanup.enter_context(listener))
+
+    async def _accept(self) -> None:
+        if self._server is None and self._socket is not None:
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_server(lambda: Connection(self), sock=self._socket.dup())
+
+    def _pause(self) -> None:
+        """Let no host in for a while.
+
+        Those that knock wait in the socket's queue: an adb server that is refused comes back seconds later.
+        """
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _root_service(self, *, as_root: bool) -> Service:
+        async def serve(stream: Stream) -> None:
+            if (properties.get(self.root, _ROOT_PROPERTY) == "1") == as_root:
+                await stream.write(
+                    b"adbd is already running as root\n" if as_root else b"adbd not running as root\n"
+                )
+                return
+            image.become(self.root, "root" if as_root else "shell")
+            await stream.write(b"restarting adbd as root\n" if as_root else b"restarting adbd as non root\n")
+            stream.close()
+            self._later(self._restart(reboot=False))
+
+        return serve
+
+    async def _reboot_service(self, stream: Stream) -> None:
+        stream.close()
+        self._later(self._restart(reboot=True))
+
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _watch_power(self) -> None:
+        """Reboot when a process on the device asks init for it, as the `reboot` program does."""
+        while True:
+            await asyncio.sleep(_POWER_POLL_S)
+            if properties.get(self.root, "sys.powerctl").startswith("reboot"):
+                await self._restart(reboot=True)
+
+    async def _restart(self, *, reboot: bool) -> None:
+        self._pause()
+        if not reboot:
+            await asyncio.sleep(_LAST_WORDS_S)
+        for connection in list(self._connections):
+            connection.close()
+        await self.drop()
+        if reboot:
+            end_processes([self.root])
+            image.boot(self.root)
+        await self._accept()
+
+
+def end_processes(roots: Iterable[Path]) -> None:
+    """Kill every process that runs on one of these devices, also those that left their session."""
+    marks = {f"{_MARK}={root}".encode() for root in roots}
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    while found := [process for process in _processes() if not marks.isdisjoint(_environment(process))]:
+        for process in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process.name), signal.SIGKILL)
+        if time.monotonic() > deadline:
+            _log.warning("still running: %s", ", ".join(process.name for process in found))
+            return
+        time.sleep(0.005)
+
+
+def _processes() -> list[Path]:
+    return [entry for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+
+
+def _environment(process: Path) -> list[bytes]:
+    try:
+        return (process / "environ").read_bytes().split(b"\0")
+    except OSError:  # another user's, or already gone
+        return []
+
+
+def _plain(value: str) -> str:
+    """Return a value that cannot break the banner: it is a list of `name=value;`."""
+    return "".join(
+        character if character.isprintable() and character not in ";=" else "_" for character in value
+    )

@@ -1,0 +1,186 @@
+"""What the runtimes need to know of an ONNX model: names, edges, quantization, files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_devicelab.errors import ModelError
+from pytest_devicelab.evidence.record import Quantization
+from pytest_devicelab.virtual.context_binary import GraphInfo, TensorInfo
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def load_model(path: Path) -> onnx.ModelProto:
+    """Load an ONNX model without the weights it keeps in other files.
+
+    Raises:
+        ModelError: it cannot be read, is not ONNX, or names weight files outside its own folder.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read", why=str(error)) from error
+    except DecodeError as error:
+        raise ModelError(f"{path}: not an ONNX model", why=f"not a protobuf file: {error}") from error
+    # Random bytes can parse as an empty protobuf.
+    if not model.graph.node or not model.opset_import:
+        raise ModelError(
+            f"{path}: not an ONNX model", why="it holds no graph", fix="export the model to ONNX again"
+        )
+    external_files(model, path.parent)
+    return model
+
+
+def external_files(model: onnx.ModelProto, folder: Path) -> tuple[Path, ...]:
+    """Return the files beside the model that hold its weights, sorted.
+
+    Raises:
+        ModelError: one is missing or lies outside `folder`.
+    """
+    home = folder.resolve()
+    names = {
+        entry.value
+        for tensor in _tensors(model.graph)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    files = tuple(sorted((home / name).resolve() for name in names))
+    for file in files:
+        if not file.is_relative_to(home) or not file.is_file():
+            raise ModelError(
+                f"the model's weight file {file} cannot be used",
+                why="it must exist, in the model's own folder",
+                fix="save the model again, with its weights inside or beside it",
+            )
+    return files
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from [attribute.t] if attribute.HasField("t") else []
+            yield from attribute.tensors
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield from _tensors(inner)
+
+
+def op_types(model: onnx.ModelProto) -> Mapping[str, str]:
+    """Return the operator type of every named node."""
+    return {node.name: node.op_type for node in model.graph.node if node.name}
+
+
+def signature(model: onnx.ModelProto) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+    """Return a model's inputs and outputs; a dimension it leaves open counts as 1.
+
+    Raises:
+        ModelError: an input or output is not a tensor of numbers.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = tuple(_info(value) for value in model.graph.input if value.name not in constants)
+    return inputs, tuple(_info(value) for value in model.graph.output)
+
+
+def _info(value: onnx.ValueInfoProto) -> TensorInfo:
+    import numpy as np
+    from onnx import helper
+
+    tensor = value.type.tensor_type
+    try:
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{value.name} is not a tensor of a known type", why=repr(error)) from error
+    if dtype.kind not in "biuf":
+        raise ModelError(f"{value.name} is not a tensor of numbers", why=f"its type is {dtype}")
+    return TensorInfo(
+        name=value.name, dtype=dtype.name, shape=tuple(size.dim_value or 1 for size in tensor.shape.dim)
+    )
+
+
+def edge_conversions(model: onnx.ModelProto) -> frozenset[str]:
+    """Name the nodes that only quantize a graph input or dequantize a graph output.
+
+    Left to the CPU they change where the rounding of the edge happens, not where the model runs.
+    """
+    inputs = {value.name for value in model.graph.input}
+    outputs = {value.name for value in model.graph.output}
+    return frozenset(
+        node.name
+        for node in model.graph.node
+        if (node.op_type == "QuantizeLinear" and node.input[0] in inputs)
+        or (node.op_type == "DequantizeLinear" and node.output[0] in outputs)
+    )
+
+
+def output_quantization(model: onnx.ModelProto) -> Mapping[str, Quantization]:
+    """Return how the model itself quantizes its outputs, one step of which is one LSB.
+
+    Covers integer outputs made by a QuantizeLinear and float outputs made by a DequantizeLinear, with
+    per-tensor parameters; an output quantized otherwise is absent.
+    """
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    found = {}
+    for value in model.graph.output:
+        node = made_by.get(value.name)
+        if node is None or node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        if len(node.input) < 3 or any(name not in constants for name in node.input[1:3]):
+            continue
+        scale, zero_point = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
+        if scale.size == zero_point.size == 1:
+            found[value.name] = Quantization(
+                scale=float(scale.reshape(())),
+                zero_point=int(zero_point.reshape(())),
+                dtype=str(zero_point.dtype),
+            )
+    return found
+
+
+def wrap_context(binary: bytes, graph: GraphInfo) -> bytes:
+    """Return an ONNX model of one node that runs a graph of a QNN context binary.
+
+    The binary is embedded, because ONNX Runtime looks for a file only beside a model it read from disk.
+
+    Source: ONNX Runtime documentation, "EP context design", operator com.microsoft.EPContext.
+    """
+    import numpy as np
+    from onnx import helper
+
+    values = {
+        tensor.name: helper.make_tensor_value_info(
+            tensor.name, helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)), tensor.shape
+        )
+        for tensor in (*graph.inputs, *graph.outputs)
+    }
+    inputs = [tensor.name for tensor in graph.inputs]
+    outputs = [tensor.name for tensor in graph.outputs]
+    node = helper.make_node(
+        "EPContext",
+        inputs,
+        outputs,
+        name=graph.name,
+        domain="com.microsoft",
+        main_context=1,
+        embed_mode=1,
+        ep_cache_context=binary,
+        partition_name=graph.name,
+        source="QNNExecutionProvider",
+    )
+    model = helper.make_model(
+        helper.make_graph(
+            [node], graph.name, [values[name] for name in inputs], [values[name] for name in outputs]
+        ),
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)],
+        ir_version=9,
+    )
+    return bytes(model.SerializeToString())

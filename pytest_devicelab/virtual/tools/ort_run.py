@@ -1,0 +1,154 @@
+"""ort-run: a model under ONNX Runtime on a virtual device, standing for an app that uses it.
+
+Its command line and files are a contract, `docs/reference/ort-run.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pytest_devicelab.errors import ModelError
+from pytest_devicelab.virtual.context_binary import TensorInfo
+from pytest_devicelab.virtual.engine import EngineJob, EngineResult
+from pytest_devicelab.virtual.onnx_model import load_model, signature
+from pytest_devicelab.virtual.runtime_log import LEVELS
+from pytest_devicelab.virtual.tools.device_path import host_path
+from pytest_devicelab.virtual.tools.raw_files import (
+    InputList,
+    RunnerError,
+    load_sample,
+    read_input_list,
+    result_files,
+    results_folder,
+    write_result,
+)
+from pytest_devicelab.virtual.tools.runner import Station, open_station, run_job, work_folder
+
+_PROGRAM = "ort-run"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise RunnerError(f"{message}\n{self.format_usage()}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog=_PROGRAM, allow_abbrev=False, description="Run an ONNX model under ONNX Runtime.")
+    parser.add_argument("--model", required=True, metavar="FILE", help="the ONNX model")
+    parser.add_argument("--input_list", required=True, metavar="FILE", help="a line of files a sample")
+    parser.add_argument("--output_dir", required=True, metavar="DIR", help="where the results go")
+    parser.add_argument("--ep", choices=("qnn", "cpu"), help="default: qnn on a device with an NPU")
+    parser.add_argument(
+        "--ep_option", action="append", default=[], metavar="K=V", help="option of the QNN EP"
+    )
+    parser.add_argument("--log_level", choices=LEVELS, default="warn", help="what goes to logcat")
+    parser.add_argument("--profile", action="store_true", help="write the op profile")
+    parser.add_argument("--placement", metavar="FILE", help="default: DIR/placement.json")
+    parser.add_argument("--strict", action="store_true", help="refuse instead of falling back to the CPU")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run the input list N times")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ort-run with its command line, program name first; returns the exit status."""
+    try:
+        _run(_parser().parse_args(argv[1:]))
+    except (RunnerError, ModelError) as error:
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.repeat < 1:
+        raise RunnerError("--repeat takes a number of at least 1")
+    options = _options(arguments.ep_option)
+    station = open_station()
+    model = Path(host_path(arguments.model))
+    inputs, outputs = signature(load_model(model))
+    wanted = read_input_list(
+        Path(host_path(arguments.input_list)), inputs, [output.name for output in outputs]
+    )
+    # A model's file says what its inputs are: there is nothing to convert, as in an app.
+    native = {tensor.name for tensor in inputs}
+    samples = tuple(load_sample(files, inputs, native) for files in wanted.samples)
+    level = station.logcat_level(arguments.log_level)
+    with work_folder() as work:
+        job = EngineJob(
+            model=model,
+            format="onnx",
+            inputs=samples * arguments.repeat,
+            soc=station.facts.soc,
+            work=Path(work),
+            options=options,
+            log_level=level,
+            profile=arguments.profile,
+            strict=arguments.strict,
+        )
+        engine = station.engine(_engine_name(station, arguments.ep))
+        result = run_job(station, engine, job, logcat=level, program=_PROGRAM)
+    _write(arguments, wanted, outputs, result)
+
+
+def _options(assignments: Sequence[str]) -> Mapping[str, str]:
+    options = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not key or not equals:
+            raise RunnerError(f"--ep_option takes KEY=VALUE, not {assignment!r}")
+        options[key] = value
+    return options
+
+
+def _engine_name(station: Station, ep: str | None) -> str:
+    if ep == "cpu":
+        return "cpu"
+    if ep == "qnn" and station.facts.engine == "cpu":
+        raise RunnerError(f"--ep qnn: {station.facts.soc.name} has no NPU here (engine: cpu)")
+    return station.facts.engine
+
+
+def _write(
+    arguments: argparse.Namespace,
+    wanted: InputList,
+    outputs: Sequence[TensorInfo],
+    result: EngineResult,
+) -> None:
+    files = result_files(wanted.outputs)
+    with results_folder(Path(host_path(arguments.output_dir))) as folder:
+        for number, tensors in enumerate(result.outputs):
+            write_result(folder, number, tensors, files)
+        first = result.outputs[0]
+        described = [
+            {
+                "name": name,
+                "file": file,
+                "dtype": first[name].dtype.name,
+                "shape": list(first[name].shape),
+                "quantization": asdict(result.quantization[name]) if name in result.quantization else None,
+            }
+            for name, file in files.items()
+        ]
+        _write_json(folder / "outputs.json", described)
+        _write_json(folder / "versions.json", dict(result.versions))
+        placement = [asdict(node) for node in result.placement]
+        _write_json(folder / "placement.json", placement)
+        if arguments.profile:
+            _write_json(folder / "ops.json", [asdict(row) for row in result.ops])
+            (folder / "profile.csv").write_bytes(result.profile_csv)
+        if arguments.placement:
+            _write_json(Path(host_path(arguments.placement)), placement)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,194 @@
+"""Raw tensor files on a device: input lists, input files, `Result_N/NAME.raw`.
+
+Source: input list and file layout: Qualcomm AI Engine Direct documentation, qnn-net-run; the `_native`
+suffix: as public users of `--use_native_output_files` find it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_devicelab.evidence.record import Quantization
+from pytest_devicelab.virtual.context_binary import TensorInfo
+from pytest_devicelab.virtual.engine import Tensors
+from pytest_devicelab.virtual.tools.device_path import host_path
+
+_ASSIGN = ":="
+
+
+class RunnerError(Exception):
+    """What a runner prints before it exits with status 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputList:
+    """A decoded input list: one mapping a sample, input name -> file; the outputs it names, or none."""
+
+    samples: tuple[Mapping[str, Path], ...]
+    outputs: tuple[str, ...]
+
+
+def file_name(tensor: str, *, native: bool = False) -> str:
+    """Return the name of an output's raw file.
+
+    Whatever is not a letter, digit or underscore becomes an underscore, and a name never starts with a
+    digit, so no tensor name can leave the folder.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_]", "_", tensor)
+    return f"{'_' if plain[:1].isdigit() else ''}{plain}{'_native' if native else ''}.raw"
+
+
+def read_input_list(path: Path, inputs: Sequence[TensorInfo], outputs: Sequence[str]) -> InputList:
+    """Read an input list: a line a sample, of `name:=path` or bare paths in the order of the inputs.
+
+    A first line that starts with `#` or `%` names the outputs wanted.
+
+    Args:
+        path: the list on the host.
+        inputs: what the graph takes.
+        outputs: names of what the graph gives.
+
+    Raises:
+        RunnerError: it cannot be read, or does not fit the graph.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunnerError(f"Failed to open input list {path}: {error}") from error
+    wanted: list[str] = []
+    while lines and lines[0][0] in "#%":
+        wanted += lines.pop(0)[1:].split()
+    if unknown := sorted(set(wanted) - set(outputs)):
+        raise RunnerError(f"Input list {path} names outputs the graph does not have: {', '.join(unknown)}")
+    if not lines:
+        raise RunnerError(f"Input list {path} names no input files")
+    samples = tuple(_sample(line, number, inputs) for number, line in enumerate(lines, start=1))
+    return InputList(samples=samples, outputs=tuple(wanted) or tuple(outputs))
+
+
+def _sample(line: str, number: int, inputs: Sequence[TensorInfo]) -> Mapping[str, Path]:
+    names = {spelling: tensor.name for tensor in inputs for spelling in (tensor.name, _stem(tensor.name))}
+    files: dict[str, Path] = {}
+    for position, word in enumerate(line.split()):
+        name, assigned, path = word.partition(_ASSIGN)
+        if not assigned:
+            name, path = (inputs[position].name if position < len(inputs) else ""), word
+        if name not in names:
+            raise RunnerError(f"Input list, sample {number}: the graph has no input for {word}")
+        files[names[name]] = Path(host_path(path))
+    if missing := sorted({tensor.name for tensor in inputs} - set(files)):
+        raise RunnerError(f"Input list, sample {number}: no file for input {', '.join(missing)}")
+    return files
+
+
+def _stem(tensor: str) -> str:
+    return file_name(tensor).removesuffix(".raw")
+
+
+def load_sample(files: Mapping[str, Path], inputs: Sequence[TensorInfo], native: Collection[str]) -> Tensors:
+    """Read one sample in the dtypes of the graph.
+
+    Args:
+        files: input name -> raw file.
+        inputs: what the graph takes.
+        native: names of the inputs whose files hold the graph's own dtype; the others hold float32, which is
+            quantized or cast to it.
+
+    Raises:
+        RunnerError: a file is missing or has the wrong size.
+    """
+    return {tensor.name: _load(files[tensor.name], tensor, tensor.name in native) for tensor in inputs}
+
+
+def _load(path: Path, tensor: TensorInfo, native: bool) -> npt.NDArray[np.generic]:
+    dtype = np.dtype(tensor.dtype if native else "float32").newbyteorder("<")
+    wanted = int(np.prod(tensor.shape, dtype=np.int64)) * dtype.itemsize
+    try:
+        found = path.stat().st_size
+        if found != wanted:
+            raise RunnerError(
+                f"Input file {path} has {found} bytes; input {tensor.name} takes {wanted} "
+                f"({dtype.name} {list(tensor.shape)})"
+            )
+        values = np.fromfile(path, dtype).reshape(tensor.shape)
+    except OSError as error:
+        raise RunnerError(f"Failed to open input file {path}: {error.strerror}") from error
+    if native or tensor.dtype == "float32":
+        return values
+    if tensor.quantization is not None:
+        return quantize(values.astype(np.float64), tensor.quantization)
+    return values.astype(tensor.dtype)
+
+
+def quantize(values: npt.NDArray[np.float64], how: Quantization) -> npt.NDArray[np.generic]:
+    """Quantize to a fixed-point dtype as qnn-net-run does: ties up, clamped; NaN becomes zero.
+
+    Source: rounding of the step's distance from the smallest code, QNN SDK sample application.
+    """
+    limits = np.iinfo(how.dtype)
+    codes = np.floor(values / how.scale + how.zero_point + 0.5)
+    codes = np.where(np.isnan(codes), how.zero_point, codes)
+    return np.clip(codes, limits.min, limits.max).astype(how.dtype)
+
+
+def dequantize(codes: npt.NDArray[np.generic], how: Quantization) -> npt.NDArray[np.float32]:
+    """Return the float32 values of fixed-point codes."""
+    return ((codes.astype(np.float64) - how.zero_point) * how.scale).astype(np.float32)
+
+
+@contextmanager
+def results_folder(out: Path) -> Iterator[Path]:
+    """Give a folder to write results to, which become `out` when all of them are there, and else vanish.
+
+    An `out` that exists keeps its other files, but no results of an earlier run.
+
+    Raises:
+        RunnerError: the folder cannot be made or filled.
+    """
+    target = out.absolute()
+    new = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        new.mkdir(parents=True)
+        yield new
+        target.mkdir(exist_ok=True)
+        for stale in target.glob("Result_*"):
+            shutil.rmtree(stale)
+        for entry in new.iterdir():
+            entry.replace(target / entry.name)
+    except OSError as error:
+        raise RunnerError(f"Failed to write results to {out}: {error}") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def write_result(folder: Path, number: int, tensors: Tensors, files: Mapping[str, str]) -> None:
+    """Write one sample's tensors as raw little-endian files.
+
+    Args:
+        folder: what `results_folder` gave.
+        number: of the sample, from 0.
+        tensors: arrays by output name.
+        files: output name -> file name.
+    """
+    result = folder / f"Result_{number}"
+    result.mkdir(exist_ok=True)
+    for name, file in files.items():
+        array = tensors[name]
+        (result / file).write_bytes(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
+
+
+def result_files(outputs: Sequence[str], *, native: Collection[str] = ()) -> Mapping[str, str]:
+    """Return output name -> file name; raises RunnerError when two outputs would share a file."""
+    files = {name: file_name(name, native=name in native) for name in outputs}
+    if len(set(files.values())) != len(files):
+        raise RunnerError(f"two outputs have the same file name: {', '.join(sorted(files.values()))}")
+    return files
