@@ -8,6 +8,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from pytest_devicelab.evidence.store import SessionStore
     from pytest_devicelab.lab.lab import LabAddress, LabServices
-    from pytest_devicelab.lab.session import LabSession
+    from pytest_devicelab.lab.session import LabSession, Prefetch
     from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec
     from pytest_devicelab.progress import ProgressLog, ProgressPrinter
 
@@ -56,6 +57,7 @@ class State:
         self._store: SessionStore | None = None
         self._session: LabSession | None = None
         self._printer: ProgressPrinter | None = None
+        self._prefetch: Prefetch | None = None
         self._written = False
 
     @classmethod
@@ -131,6 +133,19 @@ class State:
             )
         return self._session
 
+    def prefetch(self, items: Sequence[pytest.Item]) -> None:
+        """Begin with the runs of the standard suite. Workers do not: they are side by side already."""
+        if self._handoff is not None:
+            return
+        asked = (getattr(item, "callspec", None) for item in items)
+        pairs = (call.params for call in asked if call is not None)
+        wanted = [
+            (params["device_spec"], params["model_spec"])
+            for params in pairs
+            if "device_spec" in params and "model_spec" in params
+        ]
+        self._prefetch = self.lab_session().prefetch(wanted)
+
     def header(self) -> list[str]:
         """Return the lines for pytest's header."""
         simulated = sum(spec.simulated for spec in self.devices)
@@ -170,6 +185,9 @@ class State:
         if self._printer is not None:
             self._printer.close()
             self._printer = None
+        if self._prefetch is not None:
+            self._prefetch.close()
+            self._prefetch = None
         if self._services is not None:
             self._services.close()
             self._services = None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pytest_devicelab.audit.divergence import TappedRun, first_divergence
 from pytest_devicelab.audit.taps import Tap, tap_model
 from pytest_devicelab.errors import TensorMismatch
 from pytest_devicelab.evidence.record import RunRecord
-from pytest_devicelab.lab.session import LabSession, read_labels
+from pytest_devicelab.lab.session import LabSession, read_labels, side_by_side
 from pytest_devicelab.matrix.specs import ModelSpec
 from pytest_devicelab.verdicts.accuracy import judge_accuracy
 from pytest_devicelab.verdicts.agreement import compare_outputs, judge_agreement
@@ -20,7 +20,6 @@ from pytest_devicelab.verdicts.verdict import Verdict
 
 # Layers are laid side by side on a few samples: one differing bit is enough to find where chips part.
 TAP_SAMPLES = 8
-_TAP_THREADS = 4
 
 
 def accuracy_of(session: LabSession, model: ModelSpec, record: RunRecord) -> Verdict:
@@ -72,10 +71,9 @@ def _divergences(
     """Run the tapped model on one device of each class, and find where each class parts from the first."""
     tapped = tap_model(model.path.read_bytes())
     path = session.keep_model(f"{model.id}.tapped.onnx", tapped.model)
-    with ThreadPoolExecutor(_TAP_THREADS) as pool:
-        runs = list(
-            pool.map(lambda devices: _tapped_run(session, model, devices, path, records), comparison.classes)
-        )
+    runs = side_by_side(
+        [partial(_tapped_run, session, model, devices, path, records) for devices in comparison.classes]
+    )
     reference, *others = runs
     if reference is None:
         return ()

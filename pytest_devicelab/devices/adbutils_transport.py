@@ -61,6 +61,9 @@ class _Stream:
         while filled < size:
             try:
                 self._arm()
+                # The adb server sends in small pieces and waits for each to be acknowledged, which the kernel would
+                # put off by 40 ms. Linux forgets the setting, so it is made again for every read.
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
                 count = self._sock.recv_into(view[filled:])
             except TimeoutError:
                 continue  # _arm raises once the deadline is really past

@@ -31,12 +31,17 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(handle.fileno())
         partial.replace(path)
     except OSError as error:
-        raise InfrastructureError(
-            f"{path} cannot be written",
-            why=str(error),
-            fix="free space on that disk, or make its folder writable, and run the session again",
-            path=str(path),
-        ) from error
+        raise unwritable(path, error) from error
     finally:
         with suppress(OSError):  # it has its name by now, or the error above says more
             partial.unlink()
+
+
+def unwritable(path: Path, error: OSError) -> InfrastructureError:
+    """Return the error for evidence that cannot be kept: the lab's fault, never the model's."""
+    return InfrastructureError(
+        f"{path} cannot be written",
+        why=str(error),
+        fix="free space on that disk, or make its folder writable, and run the session again",
+        path=str(path),
+    )

@@ -137,6 +137,7 @@ class RunRecord:
         refused_ops: `(op, node, reason)` a compiler or runtime named when it refused.
         placement: the runtime's own graph assignment; empty when it gave none.
         log_sources: for each log read, how many lines were seen: 0 lines is no evidence.
+        unparsed_lines: how many of those lines could not be read; their text is kept in the files.
         files: evidence beside the record, name -> path relative to the record's folder.
         versions: tool and library versions that decide the result.
     """
@@ -157,6 +158,7 @@ class RunRecord:
     events: tuple[Event, ...] = ()
     refused_ops: tuple[tuple[str, str, str], ...] = ()
     log_sources: Mapping[str, int] = field(default_factory=_nothing_counted, hash=False)
+    unparsed_lines: Mapping[str, int] = field(default_factory=_nothing_counted, hash=False)
     telemetry: Mapping[str, str] = field(default_factory=_nothing, hash=False)
     attempts: tuple[Attempt, ...] = ()
     transfers: Transfers = Transfers()

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from pytest_devicelab.errors import DevicelabError, InfrastructureError, UserError
 from pytest_devicelab.evidence import codec
-from pytest_devicelab.evidence.atomic import whole_file
+from pytest_devicelab.evidence.atomic import unwritable, whole_file
 from pytest_devicelab.evidence.record import RunRecord, TensorRecord
 
 if TYPE_CHECKING:
@@ -102,7 +102,10 @@ class SessionStore:
     def run_folder(self, run_id: str) -> Path:
         """Return `runs/<run_id>/`, made if need be: all evidence of one run goes there."""
         folder = self.root / "runs" / _safe(run_id, "run id")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(folder, error) from error
         return folder
 
     def write_record(self, record: RunRecord) -> Path:

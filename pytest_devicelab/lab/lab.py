@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,10 @@ from pytest_devicelab.devices.adbutils_transport import AdbutilsTransport
 from pytest_devicelab.errors import DeviceLost, InfrastructureError, UserError
 from pytest_devicelab.lab.lease import hold
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec
+
+# Devices the current context holds, by adb server and device id: a lease belongs to who took it and to the
+# threads working for them, not to the whole process.
+_HELD: ContextVar[Mapping[tuple[str, int, str], AdbDevice]] = ContextVar("held", default={})  # noqa: B039  (a Mapping)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,36 +96,33 @@ class Lab:
         self._address = address
         self._holder = holder
         self._waiting = waiting
-        self._guard = threading.Lock()
-        self._held: dict[str, AdbDevice] = {}
 
     @contextmanager
     def lease(self, spec: DeviceSpec) -> Iterator[AdbDevice]:
         """Hold a device for the duration of a block and hand out its handle.
 
-        Inside the block this process may lease it again, so that a test that holds a device can also use the fleet.
+        Inside the block, and in threads started with a copy of its context, the device may be leased again, so that
+        a test that holds a device can also use the fleet.
 
         Raises:
             DeviceLost: the device does not answer.
             InfrastructureError: somebody else held it for too long.
         """
-        with self._guard:
-            device = self._held.get(spec.id)
-        if device is not None:
-            yield device
+        held = _HELD.get()
+        key = (self._address.host, self._address.port, spec.id)
+        if key in held:
+            yield held[key]
             return
         transport = self._transport(spec)
-        key = f"{self._address.host}-{self._address.port}-{transport.serial}"
-        with hold(key, self._holder, waiting=self._waiting):
+        unit = f"{self._address.host}-{self._address.port}-{transport.serial}"
+        with hold(unit, self._holder, waiting=self._waiting):
             device = AdbDevice(spec, transport)
             device.reconnect()
-            with self._guard:
-                self._held[spec.id] = device
+            token = _HELD.set({**held, key: device})
             try:
                 yield device
             finally:
-                with self._guard:
-                    del self._held[spec.id]
+                _HELD.reset(token)
 
     def _transport(self, spec: DeviceSpec) -> AdbutilsTransport:
         if spec.kind == "virtual":

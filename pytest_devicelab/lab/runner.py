@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_devicelab.devices.adb import AdbDevice
-from pytest_devicelab.devices.logcat import mark, read_window
+from pytest_devicelab.devices.logcat import enlarge, mark, read_window
 from pytest_devicelab.devices.slots import DEVICE_ROOT, deploy_archive, deploy_file, sha256_file
 from pytest_devicelab.devices.toggles import toggled
 from pytest_devicelab.errors import CompileRefused, InfrastructureError, TransferError
@@ -37,6 +37,9 @@ from pytest_devicelab.runtimes.registry import find_runtime
 from pytest_devicelab.runtimes.runtime import Job, Leftovers, OutputFile, Prepared, Runtime
 
 _ATTEMPTS = 2
+# Stages of a `load_error` at which the model is at fault; a device that does not open, a missing skel or an
+# execution that broke off is the lab's.
+_REFUSING_STAGES = ("placement", "finalize", "load")
 # What a log level switches on besides the runtime's own option. `debug.nn.vlog` is read by NNAPI, which most
 # models never touch; whether a switch worked is judged by the lines seen, never by the switch.
 _LOG_PROPERTIES: Mapping[LogLevel, Mapping[str, str]] = {
@@ -123,6 +126,7 @@ class _Run:
         self._before = (device.pushed_bytes, device.pulled_bytes)
         self._events: list[Event] = []
         self._log_lines: dict[str, int] = {}
+        self._unparsed: dict[str, int] = {}
         self._files: dict[str, str] = {}
 
     def carry_out(self) -> tuple[RunRecord, InfrastructureError | None]:
@@ -197,6 +201,7 @@ class _Run:
         )
         token = hashlib.sha256(f"{request.id}{time.time_ns()}".encode()).hexdigest()[:16]
         with toggled(device, _LOG_PROPERTIES.get(request.logging, {})):
+            enlarge(device)
             mark(device, f"begin {token}")
             self._say(f"running {archive.samples} samples")
             done = device.shell(self._runtime.command(prepared, job), cwd=inputs, timeout_s=request.timeout_s)
@@ -217,16 +222,22 @@ class _Run:
             self._keep(f"{source}.txt", data)
         scan = scan_log(data, source=source)
         self._log_lines[source] = scan.lines
+        self._unparsed[source] = scan.unparsed
         self._events.extend(scan.events)
 
     def _refused_or_failed(self, record: RunRecord, outcome: tuple[int, str]) -> RunRecord:
         """A runner that failed: the model's fault only where the runtime itself says so."""
         code, said = outcome
-        refusals = [event for event in self._events if event.kind in ("load_error", "op_rejected")]
+        rejected = [
+            event for event in self._events if event.kind == "op_rejected" and "benign" not in event.fields
+        ]
+        refusals = [event for event in self._events if event.fields.get("stage") in _REFUSING_STAGES]
+        # ONNX Runtime leaves a rejected operator to the CPU and goes on: that alone never made it fail.
+        if self._request.runtime != "ort":
+            refusals += rejected
         ops = tuple(
             (event.fields.get("op", ""), event.fields.get("node", ""), event.fields.get("reason", ""))
-            for event in refusals
-            if event.kind == "op_rejected"
+            for event in rejected
         )
         error = f"{self._request.runtime} on {self._device.id} exited with {code}\n  why: {said or 'it printed nothing'}"
         return replace(record, status="refused" if refusals else "failed", error=error, refused_ops=ops)
@@ -297,6 +308,7 @@ class _Run:
             record,
             events=tuple(self._events),
             log_sources=self._log_lines,
+            unparsed_lines=self._unparsed,
             files=self._files,
             transfers=Transfers(
                 pushed_bytes=self._device.pushed_bytes - pushed,

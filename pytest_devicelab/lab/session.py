@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
 from pytest_devicelab.devices.slots import sha256_file
-from pytest_devicelab.errors import InfrastructureError, ModelError
+from pytest_devicelab.errors import DevicelabError, InfrastructureError, ModelError
 from pytest_devicelab.evidence.record import Attempt, ModelIdentity, Purpose, RunRecord, TensorRecord
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.lab import Lab
@@ -25,7 +29,9 @@ from pytest_devicelab.runtimes.inputs import Arrays, load_inputs
 
 # Bits either repeat or they do not: a few samples, run again from a cold start, tell.
 REPEAT_SAMPLES = 32
-_FLEET_THREADS = 4
+# Side by side, simulated devices share this machine's cores, and phones wait for theirs.
+_THREADS = 4
+_PREFETCH_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,13 +133,19 @@ class LabSession:
 
     def evaluate_all(self, model: ModelSpec) -> Mapping[str, RunRecord]:
         """Return the evaluation record of every selected device, in matrix order; devices run side by side."""
-        with ThreadPoolExecutor(_FLEET_THREADS) as pool:
-            records = list(pool.map(lambda spec: self.evaluate(spec, model), self.devices))
+        records = side_by_side([partial(self.evaluate, spec, model) for spec in self.devices])
         return {spec.id: record for spec, record in zip(self.devices, records, strict=True)}
 
     def keep_model(self, name: str, content: bytes) -> Path:
         """Keep a model made from one of the matrix's, such as a tapped one, in the session's folder."""
         return self.store.write_file(name, content)
+
+    def prefetch(self, wanted: Sequence[tuple[DeviceSpec, ModelSpec]]) -> Prefetch:
+        """Begin to make the runs the standard suite will ask for, in the order it will ask, on several devices at once.
+
+        A test that asks for a run in the making waits for the device's lease, and then finds the record.
+        """
+        return Prefetch(self, wanted)
 
     def outputs(self, record: RunRecord) -> Arrays:
         """Return the outputs of a run, `[N, ...]` by name, verified against the hashes the device computed."""
@@ -183,6 +195,44 @@ class LabSession:
             logging=self.matrix.logging,
             timeout_s=self.matrix.lab.run_timeout_s,
         )
+
+
+T = TypeVar("T")
+
+
+def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
+    """Do tasks at once, each with what the caller's context holds; return their results in order."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        futures = [pool.submit(copy_context().run, task) for task in tasks]
+        return [future.result() for future in futures]
+
+
+class Prefetch:
+    """Runs in the making, a little ahead of the tests that will ask for them.
+
+    Args:
+        session: whose runs they are.
+        wanted: device and model of each, in the order they will be asked for.
+    """
+
+    def __init__(self, session: LabSession, wanted: Sequence[tuple[DeviceSpec, ModelSpec]]) -> None:
+        self._session = session
+        self._end = threading.Event()
+        self._pool = ThreadPoolExecutor(_PREFETCH_THREADS, thread_name_prefix="devicelab-prefetch")
+        for spec, model in dict.fromkeys(wanted):
+            self._pool.submit(self._make, spec, model)
+
+    def _make(self, spec: DeviceSpec, model: ModelSpec) -> None:
+        for run in (self._session.evaluate, self._session.repeat):
+            if not self._end.is_set():
+                # What goes wrong here goes wrong again, and is reported, where a test asks for the run.
+                with suppress(DevicelabError):
+                    run(spec, model)
+
+    def close(self) -> None:
+        """Make no further run; wait for those under way."""
+        self._end.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def read_labels(path: Path) -> npt.NDArray[np.integer]:

@@ -61,8 +61,13 @@ def scan_log(
         events=tuple(events),
         lines=len(raw),
         unparsed=sum(1 for record in records if not record.framed),
-        lost=sum(int(event.fields["count"]) for event in events if event.kind == "lost_records"),
+        lost=sum(_count(event) for event in events if event.kind == "lost_records"),
     )
+
+
+def _count(event: Event) -> int:
+    count = event.fields.get("count", "")  # a user's dialect may know only that something is missing
+    return int(count) if count.isdecimal() else 1
 
 
 def _losses(records: Sequence[LogLineRecord], source: str) -> Iterator[Event]:

@@ -60,7 +60,7 @@ def load_matrix(path: Path) -> MatrixSpec:
         devices=devices,
         models=models,
         logging=logging or "verbose",
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 

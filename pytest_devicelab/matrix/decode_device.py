@@ -10,7 +10,7 @@ import yaml
 
 from pytest_devicelab.errors import UserError
 from pytest_devicelab.matrix.cursor import Cursor
-from pytest_devicelab.matrix.soc import SIMULATED_HEXAGONS, Soc, find_soc
+from pytest_devicelab.matrix.soc import SIMULATED_HEXAGONS, Soc, find_soc, soc_from_properties
 from pytest_devicelab.matrix.specs import DeviceKind, DeviceSpec, RuntimeName
 from pytest_devicelab.matrix.suggest import did_you_mean, show
 
@@ -61,7 +61,7 @@ def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
         id=device_id,
         kind=kind,
         source=cursor.source,
-        soc=soc,
+        soc=soc or soc_from_properties(selector),
         serial=serial,
         name=name,
         selector=MappingProxyType(selector),

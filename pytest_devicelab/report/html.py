@@ -94,6 +94,7 @@ def _content(session: Session) -> dict[str, Any]:
         "fusions": merge_fusions(session.fusions),
         "chip_names": partial(chip_names, session),
         "letters_of": letters_of,
+        "simulation_mark": partial(phrases.simulation_mark, session),
         "parting": phrases.parting,
         "divergence": phrases.divergence,
     }

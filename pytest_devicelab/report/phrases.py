@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pytest_devicelab.report.grid import percent
 from pytest_devicelab.report.session import Session
@@ -60,6 +60,13 @@ def parting(found: Divergence, letters: Mapping[str, str]) -> str:
     """Name the two classes that part: `A and B part first at`, or `may part`, when it is only a hint."""
     names = [letters.get(devices[0], devices[0]) for devices in (found.reference, found.observed) if devices]
     return f"{' and '.join(names)} {'may part' if found.taps_changed_output else 'part first'} at"
+
+
+def simulation_mark(session: Session, devices: Iterable[str]) -> str:
+    """Mark figures of some devices as `simulated` or `partly simulated`; empty when all are silicon's."""
+    simulated = {device.id for device in session.devices if device.simulated}
+    marks = {device in simulated for device in devices}
+    return {(True,): "simulated", (False, True): "partly simulated"}.get(tuple(sorted(marks)), "")
 
 
 def simulation_note(session: Session) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -180,6 +181,7 @@ def _run_worker(
                 stderr=subprocess.STDOUT,
                 timeout=timeout_s,
                 check=False,
+                env={**os.environ, "TMPDIR": str(work)},  # the vendor's libraries leave files there
             ).returncode
         except subprocess.TimeoutExpired as error:
             raise DeadlineExceeded(

@@ -111,6 +111,8 @@ def _nothing_to_judge(
         return why_not_ok(record)
     if not outputs:
         return f"run {record.id} has no outputs"
+    if any(array.size == 0 for array in outputs.values()):
+        return "there are no samples to judge"
     if float_cpu is None:
         return "there is no float model to hold the device against; name one as `reference:` of the model"
     if quantized_cpu is None:

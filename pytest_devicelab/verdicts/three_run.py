@@ -115,13 +115,13 @@ def _judge(
     holds = view.excess <= limit
     few = f" (widened from {tolerance:.2%}: few samples)" if view.widening > 1 else ""
     reason = (
-        f"against float the device is at worst {view.excess:+.2%} of the output's range off what the CPU is, "
-        f"in {view.where}; the limit is {limit:.2%}{few}"
+        f"against float the device errs by at worst {view.excess:+.2%} of the output's range more than the CPU "
+        f"({view.where}); the limit is {limit:.2%}{few}"
     )
-    enough = max(0.0, view.excess / view.widening)
+    enough = max(0.0, math.ceil(view.excess / view.widening * 1e6) / 1e6)
     return ThreeRun(
         outcome="pass" if holds else "fail",
-        reason=reason if holds else f"{reason}; a tolerance of {enough:.2%} would have passed",
+        reason=reason if holds else f"{reason}; a tolerance of {enough:.4%} would have passed",
         worst=view.excess,
         tolerance=limit,
         enough=enough,

@@ -15,10 +15,16 @@ from pathlib import Path
 
 from pytest_devicelab.errors import InfrastructureError
 
+_MAX_ADDRESS_BYTES = 108  # with the closing NUL
+
 
 @contextlib.contextmanager
 def _address(root: Path) -> Iterator[str]:
     """Give a name of the socket that fits the 108 bytes of a socket address, however deep `root` lies."""
+    path = str(root / "dev" / "socket" / "control")
+    if len(os.fsencode(path)) < _MAX_ADDRESS_BYTES:
+        yield path
+        return
     folder = os.open(root / "dev" / "socket", os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{folder}/control"
@@ -75,7 +81,7 @@ class ControlSocket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with _address(self._root) as address:
             listener.bind(address)
-        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=1024)
+            self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=1024)
 
     def close(self) -> None:
         """Stop listening. Safe to call twice."""

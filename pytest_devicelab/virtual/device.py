@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 import socket
-import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from pathlib import Path
 
 from pytest_devicelab.errors import InfrastructureError
@@ -19,18 +16,16 @@ from pytest_devicelab.virtual.control import ControlSocket
 from pytest_devicelab.virtual.logd import LogDaemon
 from pytest_devicelab.virtual.namespace import View, open_view
 from pytest_devicelab.virtual.ports import LOOPBACK, ReverseTable, forward_service
+from pytest_devicelab.virtual.processes import end_all
 from pytest_devicelab.virtual.shell import Console
 from pytest_devicelab.virtual.sync import SyncService
 
 # Every adb server takes what listens on an odd port in here for an emulator, and lists it a second time.
 _EMULATOR_PORTS = range(5555, 5586, 2)
-# In the environment of every process on a device, with its root folder.
-_MARK = "DEVICELAB_VDEVICE"
 # The host must read our last words before the connection goes.
 _LAST_WORDS_S = 0.1
 _BANNER = ("ro.product.name", "ro.product.model", "ro.product.device")
 _ROOT_PROPERTY = "service.adb.root"
-_KILL_TIMEOUT_S = 2.0
 _POWER_POLL_S = 0.25
 
 _log = logging.getLogger(__name__)
@@ -78,13 +73,12 @@ class VirtualDevice:
         self._later(self._watch_power())
 
     async def close(self) -> None:
-        """Go offline and end everything that runs on the device. Safe to call twice."""
+        """Go offline. Processes that left their shell run on until `processes.end_all`. Safe to call twice."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._control.close()
         await self.offline()
-        end_processes([self.root])
         await self._logd.close()
         if self._view is not None:
             await self._view.close()
@@ -140,7 +134,9 @@ class VirtualDevice:
         refused: list[socket.socket] = []  # held on to, so that the kernel does not offer them again
         with contextlib.ExitStack() as cleanup:
             while True:
-                listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+                # The protocol is named because asyncio turns Nagle's algorithm off only where it is: without that,
+                # every command takes 40 ms more (measured: 44 ms against 4).
+                listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     listener.bind((LOOPBACK, self.port))
@@ -193,7 +189,12 @@ class VirtualDevice:
     def _later(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            _log.error("device=%s a restart failed", self.id, exc_info=error)
 
     async def _watch_power(self) -> None:
         """Reboot when a process on the device asks init for it, as the `reboot` program does."""
@@ -204,40 +205,17 @@ class VirtualDevice:
 
     async def _restart(self, *, reboot: bool) -> None:
         self._pause()
-        if not reboot:
-            await asyncio.sleep(_LAST_WORDS_S)
-        for connection in list(self._connections):
-            connection.close()
-        await self.drop()
-        if reboot:
-            end_processes([self.root])
-            image.boot(self.root)
-        await self._accept()
-
-
-def end_processes(roots: Iterable[Path]) -> None:
-    """Kill every process that runs on one of these devices, also those that left their session."""
-    marks = {f"{_MARK}={root}".encode() for root in roots}
-    deadline = time.monotonic() + _KILL_TIMEOUT_S
-    while found := [process for process in _processes() if not marks.isdisjoint(_environment(process))]:
-        for process in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(process.name), signal.SIGKILL)
-        if time.monotonic() > deadline:
-            _log.warning("still running: %s", ", ".join(process.name for process in found))
-            return
-        time.sleep(0.005)
-
-
-def _processes() -> list[Path]:
-    return [entry for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
-
-
-def _environment(process: Path) -> list[bytes]:
-    try:
-        return (process / "environ").read_bytes().split(b"\0")
-    except OSError:  # another user's, or already gone
-        return []
+        try:
+            if not reboot:
+                await asyncio.sleep(_LAST_WORDS_S)
+            for connection in list(self._connections):
+                connection.close()
+            await self.drop()
+            if reboot:
+                end_all([self.root])
+                image.boot(self.root)
+        finally:
+            await self._accept()
 
 
 def _plain(value: str) -> str:

@@ -11,6 +11,7 @@ from typing import Self
 from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.virtual import image
 from pytest_devicelab.virtual.device import VirtualDevice
+from pytest_devicelab.virtual.processes import end_all
 
 
 class Farm:
@@ -63,6 +64,7 @@ class Farm:
     async def close(self) -> None:
         """Switch every device off and end all that runs on it. Safe to call twice."""
         await asyncio.gather(*(device.close() for device in self.devices))
+        end_all(device.root for device in self.devices)
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -167,7 +167,8 @@ class LogDaemon:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
-            with contextlib.suppress(ConnectionError, ValueError, RecursionError):
+            # Only `close` cancels this task, and asyncio before 3.12 reports a cancelled one as an error.
+            with contextlib.suppress(ConnectionError, ValueError, RecursionError, asyncio.CancelledError):
                 await self._answer(json.loads(await reader.readline()), reader, writer)
         finally:
             writer.close()

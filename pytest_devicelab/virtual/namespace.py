@@ -9,6 +9,7 @@ cannot do.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import shutil
@@ -22,6 +23,8 @@ from pytest_devicelab.virtual.paths import DEVICE_FOLDERS, rewrite_command
 
 _SHELL = "/bin/sh"
 _START_TIMEOUT_S = 20.0
+
+_log = logging.getLogger(__name__)
 
 # $1: the device's root folder. $2: an empty folder to build the new root on; unbindable, or else the
 # host folder that holds it would be bound into itself. At the end the old root is gone and the new one is
@@ -124,9 +127,10 @@ async def open_view(root: Path, *, namespace: bool | None) -> View:
         return Rewriting(root)
     try:
         return await _open_namespace(root)
-    except InfrastructureError:
+    except InfrastructureError as error:
         if namespace:
             raise
+        _log.warning("no mount namespace at %s, device paths in commands are rewritten: %s", root, error.why)
         return Rewriting(root)
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import signal
 import struct
 import termios
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +23,12 @@ from typing import Literal
 Streams = Literal["apart", "merged", "pty"]
 
 _HANGUP_GRACE_S = 1.0
+_KILL_TIMEOUT_S = 2.0
+_PIPE_BYTES = 1024 * 1024
+# In the environment of every process on a device, with the device's root folder. Source: `image.environment`.
+_MARK = "DEVICELAB_VDEVICE"
+
+_log = logging.getLogger(__name__)
 
 
 class Pipe:
@@ -166,7 +174,34 @@ def _pipes(*, merged: bool) -> tuple[tuple[int, ...], tuple[int, int, int]]:
     """Return our ends (stdin, stdout, and stderr unless merged) and the ends of the process."""
     stdin, our_stdin = os.pipe()
     our_stdout, stdout = os.pipe()
+    with contextlib.suppress(OSError):  # past the user's share of pipe memory: 64 KiB do as well, slowly
+        fcntl.fcntl(our_stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     if merged:
         return (our_stdin, our_stdout), (stdin, stdout, stdout)
     our_stderr, stderr = os.pipe()
     return (our_stdin, our_stdout, our_stderr), (stdin, stdout, stderr)
+
+
+def end_all(roots: Iterable[Path]) -> None:
+    """Kill every process that runs on one of these devices, also those that left their session."""
+    marks = {f"{_MARK}={root}".encode() for root in roots}
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    while found := [process for process in _processes() if not marks.isdisjoint(_environment(process))]:
+        for process in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process.name), signal.SIGKILL)
+        if time.monotonic() > deadline:
+            _log.warning("still running: %s", ", ".join(process.name for process in found))
+            return
+        time.sleep(0.005)
+
+
+def _processes() -> list[Path]:
+    return [entry for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+
+
+def _environment(process: Path) -> list[bytes]:
+    try:
+        return (process / "environ").read_bytes().split(b"\0")
+    except OSError:  # another user's, or already gone
+        return []

@@ -15,6 +15,8 @@ from pytest_devicelab.virtual.engine import LogLine
 
 # Chattiest last; a level shows its own priority and all before it.
 LEVELS = ("off", "error", "warn", "info", "verbose")
+QNN_TAG = "QnnDsp"
+ORT_TAG = "onnxruntime"
 _SHOWN_FROM = {"F": 1, "E": 1, "W": 2, "I": 3, "D": 4, "V": 4}
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -84,7 +86,7 @@ def log_lines(raw: bytes, level: str) -> tuple[LogLine, ...]:
         level: the chattiest level wanted, one of `LEVELS`.
     """
     lines = []
-    tag, priority = "onnxruntime", "V"
+    tag, priority = ORT_TAG, "V"
     for text in _COLOUR.sub("", raw.decode("utf-8", "replace")).splitlines():
         head = _ORT.match(text)
         message = text
@@ -92,7 +94,7 @@ def log_lines(raw: bytes, level: str) -> tuple[LogLine, ...]:
             whole, priority, function, body = head.groups()
             inner = _QNN_LEVEL.match(body)
             from_qnn = function == "QnnLogging"
-            tag, message = ("QnnDsp", body) if from_qnn else ("onnxruntime", whole)
+            tag, message = (QNN_TAG, body) if from_qnn else (ORT_TAG, whole)
             priority = inner.group(1) if inner else priority
         if message.strip() and priority_shown(priority, level):
             lines.append(LogLine(tag=tag, priority=priority, message=message))

@@ -22,7 +22,8 @@ from pytest_devicelab.virtual.adbd import Service, Stream, StreamClosed
 from pytest_devicelab.virtual.namespace import View
 from pytest_devicelab.virtual.processes import DeviceProcess, Pipe
 
-_CHUNK_BYTES = 256 * 1024
+# With its frame header, what a packet of 1 MiB holds.
+_CHUNK_BYTES = 1024 * 1024 - 5
 # `adb exec-in` closes its stream with the last byte of input: what reads it needs a moment to finish.
 _EXEC_GRACE_S = 5.0
 _FRAME = struct.Struct("<BI")

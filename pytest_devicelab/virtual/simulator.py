@@ -57,21 +57,24 @@ def require_simulator() -> tuple[Any, Any]:
     Raises:
         UserError: either is not installed; the message says how to install them.
     """
-    try:
-        return importlib.import_module("onnxruntime"), importlib.import_module("onnxruntime_qnn")
-    except ImportError as error:
-        raise UserError(
-            "the HTP simulator is not installed",
-            why=f"{error}",
-            fix="pip install 'pytest-devicelab[virtual]' (x86-64 Linux, glibc >= 2.35); the CPU stands in "
-            "for an NPU only on a device whose matrix entry says `engine: cpu`",
-        ) from None
+    return _require("onnxruntime"), _require("onnxruntime_qnn")
 
 
 def library_folder() -> Path:
     """Return the folder of the vendor libraries; raises UserError when the wheel is missing."""
-    _, qnn = require_simulator()
-    return Path(qnn.get_library_path()).parent
+    return Path(_require("onnxruntime_qnn").get_library_path()).parent
+
+
+def _require(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            "the HTP simulator is not installed",
+            why=str(error),
+            fix="pip install 'pytest-devicelab[virtual]' (x86-64 Linux, glibc >= 2.35); the CPU stands in "
+            "for an NPU only on a device whose matrix entry says `engine: cpu`",
+        ) from None
 
 
 def objection(soc: Soc) -> str:
@@ -117,6 +120,7 @@ def open_session(
         An `onnxruntime.InferenceSession` that records its graph assignment.
     """
     ort, qnn = require_simulator()
+    ort.disable_telemetry_events()
     # QNN's own messages only pass through the default logger.
     ort.set_default_logger_severity(_VERBOSE)
     settings = ort.SessionOptions()

@@ -15,6 +15,7 @@ from typing import Self
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.virtual.farm import device_root
+from pytest_devicelab.virtual.processes import end_all
 from pytest_devicelab.virtual.serve import PORTS_FILE, write_specs
 
 _LOG_FILE = "serve.log"
@@ -48,6 +49,8 @@ class ServedFarm:
     def close(self) -> None:
         """End the process and all that runs on its devices. Never raises; safe to call twice."""
         _end(self._process)
+        if self._process.returncode:  # it crashed or was killed, and could not clean up
+            end_all(self.root(device_id).resolve() for device_id in self.ports)
 
     def __enter__(self) -> Self:
         return self

@@ -181,15 +181,16 @@ class Beeps:
     def parse(self, lines: Sequence[LogLineRecord], *, source: str) -> Iterator[Event]:
         for record in lines:
             if "BEEP" in record.message:
-                yield make_event("throttling", record, dialect=self.name, source=source, fields={})
+                yield make_event("lost_records", record, dialect=self.name, source=source, fields={})
 
 
 def test_a_user_adds_a_dialect() -> None:
     result = scan_log(b"Fallback to CPU\nBEEP\n", source="stdout", dialects=(*DIALECTS, Beeps()))
     assert [(e.dialect, e.kind, e.line, e.source) for e in result.events] == [
         ("phrases", "cpu_fallback", 1, "stdout"),
-        ("beeps", "throttling", 2, "stdout"),
+        ("beeps", "lost_records", 2, "stdout"),
     ]
+    assert result.lost == 1
 
 
 TOKENS = st.sampled_from(

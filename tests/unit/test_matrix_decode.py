@@ -174,6 +174,8 @@ def test_a_selector_takes_short_words_and_properties(folder: Path) -> None:
         "ro.build.version.sdk": "34",
         "ro.product.brand": "samsung",
     }
+    assert device.soc is not None
+    assert device.soc.name == "SM8650"
 
 
 def test_an_invented_chip_name_is_resolved_and_noted(folder: Path) -> None:
@@ -597,7 +599,7 @@ def test_the_message_is_one_line_a_mistake_under_a_headline(folder: Path) -> Non
     assert lines[3].startswith("  fix: ")
 
 
-def test_a_mistake_behind_an_alias_is_told_once_where_it_is_written(folder: Path) -> None:
+def test_a_mistake_behind_an_alias_is_told_where_it_is_written(folder: Path) -> None:
     text = GOOD.replace("lab:", "x-d: &d {kund: adb}\nlab:").replace("{id: s24,", "{<<: *d, id: s24,")
     text = text.replace("{id: hub,", "{<<: *d, id: hub,")
     found = mistakes(folder, text)

@@ -64,6 +64,7 @@ def run_cpu(job: EngineJob) -> EngineResult:
 
 def _compute(job: EngineJob) -> tuple[Tensors, ...]:
     ort = require_onnxruntime()
+    ort.disable_telemetry_events()
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = 1
     settings.inter_op_num_threads = 1

@@ -22,7 +22,7 @@ from pytest_devicelab.virtual.onnx_model import (
 )
 from pytest_devicelab.virtual.placement import left_to_cpu, node_placements, partition_count
 from pytest_devicelab.virtual.profile import op_rows
-from pytest_devicelab.virtual.runtime_log import captured, log_lines, misread_chip, refused_ops
+from pytest_devicelab.virtual.runtime_log import QNN_TAG, captured, log_lines, misread_chip, refused_ops
 from pytest_devicelab.virtual.simulator import objection, open_session, unknown_options, versions
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def run_htp(job: EngineJob) -> EngineResult:
     return EngineResult(
         outputs=computed.outputs,
         quantization=program.quantization,
-        log=_shown(log, job.log_level, computed.first_bytes),
+        log=_shown(job, log, computed.first_bytes),
         ops=op_rows(profile_csv, program.ops, partitions=computed.partitions),
         placement=computed.placement,
         profile_csv=profile_csv,
@@ -173,11 +173,18 @@ def _check(job: EngineJob, program: _Program, computed: _Computed, log: bytes) -
 def _refusal(job: EngineJob, message: str, log: bytes, *, code: int = 0) -> EngineRefused:
     found = _CODE.search(message)
     return EngineRefused(
-        message, code=code or (int(found.group(1)) if found else 1), log=log_lines(log, job.log_level)
+        message, code=code or (int(found.group(1)) if found else 1), log=_shown(job, log, len(log))
     )
 
 
-def _shown(log: bytes, level: str, first_bytes: int) -> tuple[LogLine, ...]:
-    """Show the first inference in full; of the others, which repeat it, only warnings and errors."""
-    quiet = "warn" if level in ("info", "verbose") else level
-    return log_lines(log[:first_bytes], level) + log_lines(log[first_bytes:], quiet)
+def _shown(job: EngineJob, log: bytes, first_bytes: int) -> tuple[LogLine, ...]:
+    """Show the first inference in full; of the others, which repeat it, only warnings and errors.
+
+    Under ONNX Runtime QNN's own verbose lines stay out, as from an app, whose default logger is not verbose:
+    they are most of the log, and would push the reasons of a refusal out of logcat's ring buffer.
+    """
+    level = job.log_level
+    first = log_lines(log[:first_bytes], level)
+    if job.format == "onnx":
+        first = tuple(line for line in first if (line.tag, line.priority) != (QNN_TAG, "V"))
+    return first + log_lines(log[first_bytes:], "warn" if level in ("info", "verbose") else level)

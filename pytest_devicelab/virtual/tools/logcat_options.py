@@ -26,7 +26,7 @@ LONG_OPTIONS = {
     "tail": "t",
 }
 LEVELS = "VDIWEFS"
-TIME_FORMS = ("%Y-%m-%d %H:%M:%S", "%m-%d %H:%M:%S")
+_DAY_S = 86400
 
 
 class UsageError(Exception):
@@ -129,17 +129,25 @@ def decode_start(text: str) -> dict[str, int]:
     nanoseconds = int(digits[:9].ljust(9, "0"))
     if whole.isascii() and whole.isdigit():
         return {"since_ns": int(whole) * 10**9 + nanoseconds}
-    year = time.localtime().tm_year
-    for form, value in zip(TIME_FORMS, (whole, f"{year}-{whole}"), strict=True):
+    seconds = _seconds(whole)
+    if seconds is None:
+        raise UsageError(f'-T "{text}" not in time format')
+    return {"since_ns": seconds * 10**9 + nanoseconds}
+
+
+def _seconds(text: str) -> int | None:
+    """Return `[YYYY-]MM-DD hh:mm:ss`, local time, as seconds since 1970; None where it is no such time."""
+    this_year = time.localtime().tm_year
+    has_year = re.match(r"\d{4}-", text) is not None
+    # Without a year the latest such day is meant: in January a December day is last year's.
+    for year in ("",) if has_year else (f"{this_year}-", f"{this_year - 1}-"):
         try:
-            moment = time.strptime(value, TIME_FORMS[0])
-        except ValueError:
+            seconds = int(time.mktime(time.strptime(year + text, "%Y-%m-%d %H:%M:%S")))
+        except (ValueError, OverflowError):
             continue
-        seconds = int(time.mktime(moment))
-        if form == TIME_FORMS[1] and seconds > time.time() + 86400:  # December, read in January
-            seconds = int(time.mktime(time.strptime(f"{year - 1}-{whole}", TIME_FORMS[0])))
-        return {"since_ns": seconds * 10**9 + nanoseconds}
-    raise UsageError(f'-T "{text}" not in time format')
+        if has_year or seconds <= time.time() + _DAY_S:
+            return seconds
+    return None
 
 
 def decode_size(text: str) -> int:

@@ -31,6 +31,7 @@ from pytest_devicelab.virtual.tools.raw_files import (
 from pytest_devicelab.virtual.tools.runner import Station, open_station, run_job, work_folder
 
 _PROGRAM = "ort-run"
+_OURS = ("Result_*", "outputs.json", "placement.json", "versions.json", "ops.json", "profile.csv")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -85,7 +86,7 @@ def _run(arguments: argparse.Namespace) -> None:
             format="onnx",
             inputs=samples * arguments.repeat,
             soc=station.facts.soc,
-            work=Path(work),
+            work=work,
             options=options,
             log_level=level,
             profile=arguments.profile,
@@ -121,7 +122,7 @@ def _write(
     result: EngineResult,
 ) -> None:
     files = result_files(wanted.outputs)
-    with results_folder(Path(host_path(arguments.output_dir))) as folder:
+    with results_folder(Path(host_path(arguments.output_dir)), _OURS) as folder:
         for number, tensors in enumerate(result.outputs):
             write_result(folder, number, tensors, files)
         first = result.outputs[0]

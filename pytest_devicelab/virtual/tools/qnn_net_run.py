@@ -75,7 +75,8 @@ _REFUSED = {
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise RunnerError(f"{message}\n{self.format_help()}")
+        print(self.format_help())
+        raise RunnerError(message)
 
 
 class _Refuse(argparse.Action):
@@ -172,19 +173,19 @@ def _run(arguments: argparse.Namespace, console: _Console) -> None:
             format="context_binary",
             inputs=samples,
             soc=station.facts.soc,
-            work=Path(work),
+            work=work,
             log_level=chattier(logcat, printed),
             profile=arguments.profiling_level is not None,
         )
         result = run_job(station, station.engine(), job, logcat=logcat, program=_PROGRAM, show=console.show)
-        _write(arguments, graph, wanted, result, Path(work))
+        _write(arguments, graph, wanted, result, work)
     console.say("I", f"{len(samples)} inferences, results in {arguments.output_dir}")
 
 
 def _check(arguments: argparse.Namespace) -> None:
     for name in ("retrieve_context", "backend", "input_list"):
         if not getattr(arguments, name):
-            raise RunnerError(f"missing required argument --{name}\n{_parser().format_help()}")
+            _parser().error(f"missing required argument --{name}")
     if Path(arguments.backend).name != _HTP:
         raise RunnerError(f"--backend {arguments.backend}: a virtual device has {_HTP} only")
     for name in ("num_inferences", "keep_num_outputs"):
@@ -236,7 +237,7 @@ def _write(
     files = {
         native: result_files(wanted.outputs, native=wanted.outputs if native else ()) for native in kinds
     }
-    with results_folder(Path(host_path(arguments.output_dir))) as folder:
+    with results_folder(Path(host_path(arguments.output_dir)), ("Result_*", f"{_PROFILE}.*")) as folder:
         for number, outputs in enumerate(result.outputs[: arguments.keep_num_outputs]):
             for native in kinds:
                 values = {name: _value(outputs[name], tensors[name], native) for name in wanted.outputs}

@@ -146,10 +146,12 @@ def dequantize(codes: npt.NDArray[np.generic], how: Quantization) -> npt.NDArray
 
 
 @contextmanager
-def results_folder(out: Path) -> Iterator[Path]:
+def results_folder(out: Path, ours: Sequence[str]) -> Iterator[Path]:
     """Give a folder to write results to, which become `out` when all of them are there, and else vanish.
 
-    An `out` that exists keeps its other files, but no results of an earlier run.
+    Args:
+        out: the results folder; one that exists keeps the files that are not ours.
+        ours: patterns of what we write there; what an earlier run left of it goes.
 
     Raises:
         RunnerError: the folder cannot be made or filled.
@@ -160,8 +162,8 @@ def results_folder(out: Path) -> Iterator[Path]:
         new.mkdir(parents=True)
         yield new
         target.mkdir(exist_ok=True)
-        for stale in target.glob("Result_*"):
-            shutil.rmtree(stale)
+        for stale in [entry for pattern in ours for entry in target.glob(pattern)]:
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         for entry in new.iterdir():
             entry.replace(target / entry.name)
     except OSError as error:

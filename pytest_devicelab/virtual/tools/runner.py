@@ -6,7 +6,8 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +120,12 @@ def chattier(first: str, second: str) -> str:
     return max(first, second, key=LEVELS.index)
 
 
-def work_folder() -> tempfile.TemporaryDirectory[str]:
-    """Return an empty folder for an engine, gone when it is closed."""
-    return tempfile.TemporaryDirectory(prefix="devicelab-run-")
+@contextmanager
+def work_folder() -> Iterator[Path]:
+    """Give an empty folder for an engine, gone at the end.
+
+    It is the process's temporary folder meanwhile: the vendor's libraries leave files in it.
+    """
+    with tempfile.TemporaryDirectory(prefix="devicelab-run-") as work:
+        os.environ["TMPDIR"] = work
+        yield Path(work)
