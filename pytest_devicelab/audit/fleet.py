@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from pytest_devicelab.audit.divergence import TappedRun, first_divergence
+from pytest_devicelab.audit.graph import output_lsb
 from pytest_devicelab.audit.taps import Tap, tap_model
 from pytest_devicelab.errors import TensorMismatch
 from pytest_devicelab.evidence.record import RunRecord
@@ -50,13 +51,7 @@ def compare_fleet(
     """Compare all devices output by output, down to the first layer at which their classes part."""
     ordered = tuple(records.values())
     arrays = {record.device.id: session.outputs(record) for record in ordered if record.status == "ok"}
-    lsb = {
-        tensor.name: tensor.quantization.scale
-        for record in ordered
-        for tensor in record.outputs
-        if tensor.quantization is not None
-    }
-    comparisons = compare_outputs(model.id, ordered, arrays, lsb=lsb)
+    comparisons = compare_outputs(model.id, ordered, arrays, lsb=output_lsb(model.path.read_bytes()))
     return tuple(
         replace(comparison, divergences=_divergences(session, model, comparison, records))
         if len(comparison.classes) > 1
@@ -69,7 +64,9 @@ def _divergences(
     session: LabSession, model: ModelSpec, comparison: Comparison, records: Mapping[str, RunRecord]
 ) -> tuple[Divergence, ...]:
     """Run the tapped model on one device of each class, and find where each class parts from the first."""
-    tapped = tap_model(model.path.read_bytes())
+    # Both runtimes keep the graph's edges on the NPU unless the matrix says otherwise.
+    offloaded_io = model.options.get("offload_graph_io_quantization", "0") != "0"
+    tapped = tap_model(model.path.read_bytes(), offloaded_io=offloaded_io)
     path = session.keep_model(f"{model.id}.tapped.onnx", tapped.model)
     runs = side_by_side(
         [partial(_tapped_run, session, model, devices, path, records) for devices in comparison.classes]

@@ -64,6 +64,7 @@ class QnnRuntime:
             versions=compiled.versions,
             log=compiled.log,
             op_types=op_types(graph),
+            op_sources=compiled.sources,
         )
 
     def command(self, prepared: Prepared, job: Job) -> tuple[str, ...]:
@@ -89,4 +90,4 @@ class QnnRuntime:
         profile = folder / _PROFILE
         if not profile.exists():
             return Leftovers()
-        return Leftovers(ops=op_rows(profile.read_bytes(), prepared.op_types))
+        return Leftovers(ops=op_rows(profile.read_bytes(), prepared.op_types, origins=prepared.op_sources))

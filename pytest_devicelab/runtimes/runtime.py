@@ -42,6 +42,7 @@ class Prepared:
         versions: of the tools that made it.
         log: what the compiler said.
         op_types: ONNX operator type of each named node, to name the sources of an op row.
+        op_sources: backend operator -> ONNX nodes it was made from, where the compiler said so.
     """
 
     file: Path
@@ -50,6 +51,7 @@ class Prepared:
     versions: Mapping[str, str] = field(default_factory=dict)
     log: bytes = b""
     op_types: Mapping[str, str] = field(default_factory=dict)
+    op_sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

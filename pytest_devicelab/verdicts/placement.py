@@ -143,9 +143,8 @@ def _read(record: RunRecord, model: ModelSpec) -> _Finding:
     else:
         spoke = any(event.kind in _SIGNS_OF_EXECUTION for event in record.events)
         grade = "profile" if _busy(record.ops) else "log" if spoke or claims else "none"
-        named = [_named(event) for event in claims if not _runs(record.ops, *_named(event))]
-        # A line that names neither op nor node adds nothing to one that does.
-        nodes = [each for each in named if any(each)] or named
+        # A claim without a name stands beside named ones: it says that more than those is on the CPU.
+        nodes = [_named(event) for event in claims if not _runs(record.ops, *_named(event))]
     nodes = list(dict.fromkeys(nodes))
     spoken = {event.source for event in record.events}
     agreeing: list[str] = []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pytest_devicelab.errors import UserError
 from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.virtual import image
 from pytest_devicelab.virtual.device import VirtualDevice
@@ -77,5 +79,15 @@ class Farm:
 
 
 def device_root(state: Path, device_id: str) -> Path:
-    """Return the root folder of a device in a farm's state folder."""
+    """Return the root folder of a device in a farm's state folder.
+
+    Raises:
+        UserError: the id could name another folder.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.]*", device_id):
+        raise UserError(
+            f"device id {device_id!r} cannot name a folder",
+            why="an id is made of a-z, 0-9, _ and ., and starts with a letter or digit",
+            fix="choose another id",
+        )
     return state / device_id

@@ -55,7 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--namespace", choices=_NAMESPACE, default="auto", help="mount namespaces (default: auto)"
     )
     parser.add_argument(
-        "--port", action="append", default=[], metavar="ID=N", help="fix the port of a device"
+        "--port",
+        type=_fixed_port,
+        action="append",
+        default=[],
+        metavar="ID=N",
+        help="fix the port of a device",
     )
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -64,13 +69,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             read_specs(options.specs),
             options.state,
             namespace=_NAMESPACE[options.namespace],
-            ports={name: int(port) for name, port in (fixed.split("=", 1) for fixed in options.port)},
+            ports=dict(options.port),
         )
         asyncio.run(_serve(farm, options.state))
     except DevicelabError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
+
+
+def _fixed_port(text: str) -> tuple[str, int]:
+    name, _, port = text.partition("=")
+    return name, int(port)
 
 
 async def _serve(farm: Farm, state: Path) -> None:

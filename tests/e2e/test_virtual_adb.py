@@ -613,11 +613,19 @@ def test_a_taken_port_is_an_error_that_says_so(state: Path) -> None:
     assert _processes_of(state) == []
 
 
-def test_ports_can_be_chosen(state: Path) -> None:
+def test_ports_can_be_chosen_and_folders_be_deep(state: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    with spawn([_spec("s24")], state, timeout_s=60, ports={"s24": port}) as served:
+    deep = state / ("deeper_than_a_socket_address_reaches/" * 3)
+    with spawn([_spec("s24")], deep, timeout_s=60, ports={"s24": port}) as served:
         assert served.ports == {"s24": port}
+        control(served.root("s24"), "drop")
+
+
+def test_an_id_that_is_a_path_is_refused(state: Path) -> None:
+    with pytest.raises(InfrastructureError, match=r"device id '../s24' cannot name a folder"):
+        spawn([_spec("../s24")], state / "inner", timeout_s=60)
+    assert not (state / "s24").exists()
 
 
 def test_a_lab_that_is_too_slow_is_an_error_and_leaves_nothing(state: Path) -> None:

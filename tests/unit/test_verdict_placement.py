@@ -183,11 +183,15 @@ def test_under_qnn_a_bare_fallback_line_is_not_ignored() -> None:
     assert "an op the log does not name" in verdict.reason
 
 
-def test_a_bare_fallback_line_adds_nothing_to_one_with_a_name() -> None:
-    events = (event("cpu_fallback"), event("cpu_fallback", "stderr", op="LayerNormalization", node="ln"))
-    fallbacks = judge_placement(run_record(events=events), model_spec()).details["fallbacks"]
-    assert isinstance(fallbacks, list)
-    assert [(each["node"], each["sources"]) for each in fallbacks] == [("ln", ["logcat", "stderr"])]
+def test_a_bare_fallback_line_is_not_hidden_by_a_declared_one() -> None:
+    declared = model_spec(ExpectedFallback(op="LayerNormalization", reason="known"))
+    named = event("cpu_fallback", "stderr", op="LayerNormalization", node="ln")
+    without_bare, with_bare = (
+        judge_placement(run_record(runtime="qnn", ops=(OpRow(name="conv1", cycles=9),), events=events), declared)
+        for events in ((named,), (event("cpu_fallback"), named))
+    )
+    assert (without_bare.outcome, with_bare.outcome) == ("pass", "fail")
+    assert "an op the log does not name" in with_bare.reason
 
 
 def test_a_refused_model_fails_with_the_ops() -> None:
