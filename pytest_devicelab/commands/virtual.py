@@ -1,0 +1,76 @@
+"""`devicelab virtual up`: leave the virtual devices of a matrix up for any adb client."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+from pytest_devicelab.errors import UserError
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    virtual = commands.add_parser("virtual", help="virtual devices")
+    actions = virtual.add_subparsers(required=True, metavar="ACTION")
+    up = actions.add_parser(
+        "up", help="start the virtual devices of a matrix and leave them up for any adb client"
+    )
+    up.add_argument("--matrix", type=Path, default=Path("device_matrix.yaml"), help="device matrix")
+    up.add_argument("--select", default="", metavar="EXPR", help="only these devices, such as 'soc=SM8650'")
+    up.add_argument(
+        "--adb-port", type=int, default=5037, help="adb server to connect them to (started if need be)"
+    )
+    up.set_defaults(run=run_up)
+
+
+def run_up(options: argparse.Namespace) -> int:
+    """Start the devices, connect them to the adb server, and wait for Ctrl-C."""
+    from pytest_devicelab.devices.adb_server import connect_device, find_adb
+    from pytest_devicelab.matrix.decode import load_matrix
+    from pytest_devicelab.matrix.select import select_devices
+    from pytest_devicelab.virtual.spawn import spawn
+
+    matrix = load_matrix(options.matrix)
+    chosen = select_devices(matrix.devices, options.select) if options.select else matrix.devices
+    virtual = tuple(spec for spec in chosen if spec.kind == "virtual")
+    if not virtual:
+        raise UserError(
+            f"{options.matrix}: none of the chosen devices is virtual", fix="add one with `kind: virtual`"
+        )
+    adb = find_adb()
+    # Unix sockets of the devices live below it, and their paths are limited to 107 bytes.
+    state = Path(tempfile.mkdtemp(prefix="dl-"))
+    server = [str(adb), "-P", str(options.adb_port)]
+    try:
+        with spawn(virtual, state, timeout_s=60.0) as farm:
+            subprocess.run([*server, "start-server"], check=False, capture_output=True, timeout=20)
+            for spec in virtual:
+                address = f"127.0.0.1:{farm.ports[spec.id]}"
+                connect_device(adb, "127.0.0.1", options.adb_port, address)
+                print(
+                    f"{spec.id:20} {address:18} {spec.soc.name if spec.soc else '?':10} simulated", flush=True
+                )
+            print(
+                f"{len(virtual)} virtual devices are up; try `{adb} devices -l`. Ctrl-C ends them.",
+                flush=True,
+            )
+            _wait_for_signal()
+            for spec in virtual:
+                # An old adb server wedges when many devices vanish at once: say goodbye first.
+                goodbye = [*server, "disconnect", f"127.0.0.1:{farm.ports[spec.id]}"]
+                subprocess.run(goodbye, check=False, capture_output=True, timeout=10)
+    finally:
+        shutil.rmtree(state, ignore_errors=True)
+    return 0
+
+
+def _wait_for_signal() -> None:
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    ended.wait()
