@@ -176,7 +176,7 @@ def assemble(
         id=store.id,
         started=_utc(started),
         finished=_utc(finished),
-        matrix=str(matrix.path),
+        matrix=matrix.path.name,
         outcome=_outcome([entry.verdict for entry in verdicts], exit_status),
         exit_status=exit_status,
         simulated=any(device.simulated for device in devices),
