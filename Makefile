@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint fingerprints clean
 .DELETE_ON_ERROR:
 
 # The demo: every model of device_matrix.yaml on every device of it.
@@ -18,6 +18,12 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The fingerprints of the simulated chips that the package carries, taken anew; see docs/reference/fingerprint.md.
+fingerprints: $(VENV)/.installed
+	$(BIN)/devicelab fingerprint \
+	  --devices v68_sm8350,v69_sm8450,v73_sm8550,v75_sm8650,v79_sm8750,v81_sm8850 \
+	  --out 'pytest_devicelab/audit/data/fingerprint_{hexagon}.json'
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.12")'

@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pytest_devicelab.commands import matrix, virtual
+from pytest_devicelab.commands import bisect, diff, fingerprint, logs, matrix, repro, sensitivity, virtual
 from pytest_devicelab.errors import DevicelabError, UserError
 
-_COMMANDS = (virtual, matrix)
+_COMMANDS = (virtual, matrix, diff, bisect, sensitivity, repro, fingerprint, logs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -70,6 +70,13 @@ class TensorMismatch(DevicelabError):
     """Two tensors cannot be compared: shape or dtype differ, or there is nothing to compare."""
 
 
+class TensorFileError(TensorMismatch):
+    """A tensor file cannot be compared: it is damaged, cut off, holds no numbers, or nobody says what it holds.
+
+    `evidence` has `file`, `tensor`, `expected` and `found`.
+    """
+
+
 class VerdictFailed(DevicelabError, AssertionError):
     """A verdict of `fail`: the evidence shows that the model does not do what it must. JUnit `<failure>`."""
 

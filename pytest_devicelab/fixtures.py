@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,8 @@ from pytest_devicelab.errors import Inconclusive, VerdictFailed
 from pytest_devicelab.state import STATE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_devicelab.devices.adb import AdbDevice
     from pytest_devicelab.evidence.record import RunRecord
     from pytest_devicelab.lab.session import LabSession, Run
@@ -48,10 +51,16 @@ def model_spec(request: pytest.FixtureRequest, lab_session: LabSession) -> Model
 
 
 @pytest.fixture
-def device(device_spec: DeviceSpec, lab_session: LabSession) -> Iterator[AdbDevice]:
+def device(
+    request: pytest.FixtureRequest, device_spec: DeviceSpec, lab_session: LabSession
+) -> Iterator[AdbDevice]:
     """One device of the matrix, held exclusively while the test runs; the test runs once for each."""
-    with lab_session.lab.lease(device_spec) as held:
-        yield held
+    # A test that holds one device and then asks the fleet for the others would wait for a worker that holds
+    # one of them and waits for ours. All at once, and everywhere in the same order, nobody waits in a circle.
+    wanted = lab_session.devices if "fleet" in request.fixturenames else (device_spec,)
+    with ExitStack() as leases:
+        held = {spec.id: leases.enter_context(lab_session.lab.lease(spec)) for spec in wanted}
+        yield held[device_spec.id]
 
 
 @pytest.fixture
@@ -124,25 +133,27 @@ def fleet(lab_session: LabSession) -> Fleet:
 
 
 @pytest.fixture
-def conclude(
-    request: pytest.FixtureRequest, lab_session: LabSession, record_property: Callable[[str, object], None]
-) -> Callable[[Verdict], None]:
+def conclude(request: pytest.FixtureRequest, lab_session: LabSession) -> Callable[[Verdict], None]:
     """Write a verdict down, then end the test as it says."""
 
     def end(verdict: Verdict) -> None:
         lab_session.store.write_verdict(verdict, request.node.nodeid)
-        record_property("devicelab_verdict", verdict.outcome)
-        record_property("devicelab_check", verdict.check)
-        record_property("devicelab_model", verdict.model)
-        record_property("devicelab_devices", " ".join(verdict.devices))
-        record_property("devicelab_reason", verdict.reason)
-        evidence = "\n".join(str(lab_session.store.root / path) for path in verdict.evidence)
-        if verdict.outcome == "inconclusive":
-            raise Inconclusive(f"{verdict.check} of {verdict.model}: {verdict.reason}", fix=f"see {evidence}")
-        if verdict.outcome == "fail":
-            raise VerdictFailed(
-                f"{verdict.check} of {verdict.model}: {verdict.reason}", fix=f"see {evidence}"
-            )
+        # What `record_property` does, without its warning that one dialect of JUnit XML does not know properties.
+        request.node.user_properties += [
+            ("devicelab_verdict", verdict.outcome),
+            ("devicelab_check", verdict.check),
+            ("devicelab_model", verdict.model),
+            ("devicelab_devices", " ".join(verdict.devices)),
+            ("devicelab_reason", verdict.reason),
+        ]
+        if verdict.outcome == "pass":
+            return
+        kind = Inconclusive if verdict.outcome == "inconclusive" else VerdictFailed
+        raise kind(
+            f"{verdict.check} of {verdict.model} on {', '.join(verdict.devices)}",
+            why=verdict.reason,
+            fix=f"see {_evidence(lab_session.store.root, verdict)}",
+        )
 
     return end
 
@@ -153,3 +164,8 @@ def demand_success(record: RunRecord) -> None:
         raise VerdictFailed(f"{record.model.id} does not run on {record.device.id}", why=record.error)
     if record.status == "failed":
         raise Inconclusive(f"{record.model.id} could not be run on {record.device.id}", why=record.error)
+
+
+def _evidence(root: Path, verdict: Verdict) -> str:
+    first, *others = verdict.evidence or ("report.html",)
+    return f"{root / first}" + (f" and {len(others)} more beside it" if others else "")

@@ -38,7 +38,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--devicelab-select",
         metavar="EXPR",
-        default="",
         help="only the devices for which EXPR holds, such as 'soc=SM8650' or 'hexagon>=V73,kind=virtual'",
     )
     group.addoption(
@@ -58,8 +57,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Read the matrix; with one, every mistake a user can make is found before anything starts."""
     config.pluginmanager.register(fixtures, "devicelab-fixtures")
     config.pluginmanager.register(parametrize, "devicelab-parametrize")
-    if not config.getoption("devices"):
-        if config.getoption("devicelab_select"):
+    if config.getoption("devices") is None:
+        if config.getoption("devicelab_select") is not None:
             raise pytest.UsageError(
                 "--devicelab-select chooses from a matrix: give one with --devices=MATRIX.yaml"
             )
@@ -99,7 +98,7 @@ def pytest_collection_modifyitems(
         return
     from pytest_devicelab import suite
 
-    module = pytest.Module.from_parent(session, path=SUITE, nodeid="devicelab")
+    module = pytest.Module.from_parent(session, path=SUITE, name="devicelab", nodeid="devicelab")
     module.obj = suite
     alone = len(state.devices) < 2
     # One device has nothing to agree with; a test of that would be inconclusive every time.
@@ -115,7 +114,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         state.prefetch(session.items)
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -123,14 +122,19 @@ def pytest_runtest_makereport(
     report = yield
     error = call.excinfo.value if call.excinfo is not None else None
     if isinstance(error, Inconclusive | InfrastructureError):
-        report.longrepr = str(error)
+        # An xfail mark expects a finding, and this is none.
+        vars(report).pop("wasxfail", None)
+        report.outcome = "failed"
         # Plain data on the report survives the way from a worker. JUnit tells <error> from <failure> by the
         # phase alone, and a call that could not come to a verdict is an error.
         vars(report)["devicelab"] = _INCONCLUSIVE
         if report.when == "call":
             report.when = "setup"
-    elif isinstance(error, VerdictFailed | UserError):
-        report.longrepr = str(error)
+    if isinstance(error, Inconclusive | InfrastructureError | VerdictFailed | UserError):
+        from pytest_devicelab.report.phrases import visible
+
+        # What, why and fix say it all: no traceback. What a device said in there must not steer the terminal.
+        report.longrepr = visible(str(error), keep="\n")
     return report
 
 
@@ -149,12 +153,12 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return state.header() if state is not None else []
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Write the report and bring the lab down."""
+    """Bring the lab down and write the report, when xdist's workers are done with both."""
     state = session.config.stash.get(STATE, None)
-    if state is not None:
-        state.finish(exitstatus)
+    if state is not None and not state.finish(exitstatus) and not session.exitstatus:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -163,7 +167,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     state = config.stash.get(STATE, None)
     for report in terminalreporter.getreports(_INCONCLUSIVE):
         terminalreporter.write_sep("_", f"INCONCLUSIVE {report.nodeid}", yellow=True)
-        terminalreporter.write_line(str(report.longrepr))
+        if config.option.tbstyle != "no":
+            terminalreporter.write_line(str(report.longrepr))
     if state is not None:
         state.summarize(terminalreporter)
 

@@ -23,7 +23,9 @@ class ProgressLog:
 
     def write(self, event: str) -> None:
         """Append an event. One `write` in append mode, so that lines of several processes never mix."""
-        line = f"{datetime.now(UTC):%H:%M:%S} {' '.join(event.split())}\n"
+        # A device may have a say in the text, but none over the terminal it is shown on.
+        text = "".join(char if char.isprintable() else "?" for char in " ".join(event.split()))
+        line = f"{datetime.now(UTC):%H:%M:%S} {text}\n"
         with self.path.open("ab", buffering=0) as file:
             file.write(line.encode())
 

@@ -6,23 +6,36 @@ import json
 import os
 import secrets
 import shutil
-import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_devicelab.errors import InfrastructureError
+
 if TYPE_CHECKING:
     from pytest_devicelab.evidence.store import SessionStore
     from pytest_devicelab.lab.lab import LabAddress, LabServices
     from pytest_devicelab.lab.session import LabSession, Prefetch
-    from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec
+    from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
     from pytest_devicelab.progress import ProgressLog, ProgressPrinter
+    from pytest_devicelab.report.lines import Style
+    from pytest_devicelab.report.session import Session
 
 STATE = pytest.StashKey["State"]()
+
+_MARKUP: Mapping[Style, Mapping[str, bool]] = {
+    "heading": {"bold": True},
+    "plain": {},
+    "quiet": {"light": True},
+    "pass": {"green": True, "bold": True},
+    "fail": {"red": True, "bold": True},
+    "inconclusive": {"yellow": True, "bold": True},
+}
 
 
 class State:
@@ -58,7 +71,8 @@ class State:
         self._session: LabSession | None = None
         self._printer: ProgressPrinter | None = None
         self._prefetch: Prefetch | None = None
-        self._written = False
+        self._found: Session | None = None
+        self._unreported = ""
 
     @classmethod
     def from_config(cls, config: pytest.Config) -> State:
@@ -68,7 +82,7 @@ class State:
 
         matrix = load_matrix(_beside(config.invocation_params.dir, config.getoption("devices")))
         expression = config.getoption("devicelab_select")
-        devices = select_devices(matrix.devices, expression) if expression else matrix.devices
+        devices = matrix.devices if expression is None else select_devices(matrix.devices, expression)
         chosen = config.getoption("devicelab_reports")
         reports = (
             _beside(config.invocation_params.dir, chosen)
@@ -105,7 +119,7 @@ class State:
         )
         self._store.write_file("matrix.yaml", self.matrix.path.read_bytes())
         if self._verbosity >= 0:
-            self._printer = ProgressPrinter(self._progress_log(), os.dup(sys.__stderr__.fileno()))  # type: ignore[union-attr]
+            self._printer = ProgressPrinter(self._progress_log(), os.dup(2))  # the real standard error
 
     def handoff(self) -> dict[str, Any]:
         """Return what a worker needs to use this lab and this session: plain data."""
@@ -123,11 +137,17 @@ class State:
             assert self._address is not None
             assert self._store is not None
             log = self._progress_log()
+            holder = f"pytest session {self._store.id}"
             self._session = LabSession(
                 matrix=self.matrix,
                 devices=self.devices,
                 store=self._store,
-                lab=Lab(self._address, holder=f"pytest session {self._store.id}", waiting=log.write),
+                lab=Lab(
+                    self._address,
+                    holder=holder,
+                    # That another run of this very session holds a device is no news: it says so itself.
+                    waiting=lambda reason: None if holder in reason else log.write(reason),
+                ),
                 cache=self._reports / "cache",
                 progress=log.write,
             )
@@ -137,13 +157,13 @@ class State:
         """Begin with the runs of the standard suite. Workers do not: they are side by side already."""
         if self._handoff is not None:
             return
-        asked = (getattr(item, "callspec", None) for item in items)
-        pairs = (call.params for call in asked if call is not None)
-        wanted = [
-            (params["device_spec"], params["model_spec"])
-            for params in pairs
-            if "device_spec" in params and "model_spec" in params
-        ]
+        wanted: dict[tuple[DeviceSpec, ModelSpec], bool] = {}
+        for item in items:
+            parameters = getattr(getattr(item, "callspec", None), "params", {})
+            # Which runs a test of the user's will ask for, nobody knows.
+            if item.nodeid.startswith("devicelab::") and "device_spec" in parameters:
+                pair = (parameters["device_spec"], parameters["model_spec"])
+                wanted[pair] = wanted.get(pair, False) or item.name.startswith("test_determinism[")
         self._prefetch = self.lab_session().prefetch(wanted)
 
     def header(self) -> list[str]:
@@ -155,30 +175,43 @@ class State:
         )
         return [line, *(f"devicelab: note: {note}" for note in self.matrix.notes)]
 
-    def finish(self, exit_status: int) -> None:
-        """Stop showing progress, bring the lab down, and on the controller write the report."""
+    def finish(self, exit_status: int) -> bool:
+        """Stop showing progress and bring the lab down; on the controller write the report.
+
+        Returns:
+            False when the report could not be written: a session without one is not green.
+        """
         self.close()
         if self._handoff is not None or self._store is None:
-            return
+            return True
         from pytest_devicelab.report.html import render_html
         from pytest_devicelab.report.session import assemble, to_json
 
-        session = assemble(self._store, self.matrix, self._started, datetime.now(UTC), int(exit_status))
-        self._store.write_file("session.json", json.dumps(to_json(session), indent=1).encode())
-        self._store.write_file("report.html", render_html(session).encode())
-        self._written = True
+        selected = replace(self.matrix, devices=self.devices)
+        try:
+            found = assemble(self._store, selected, self._started, datetime.now(UTC), int(exit_status))
+            self._store.write_file("session.json", json.dumps(to_json(found), indent=1).encode())
+            self._store.write_file("report.html", render_html(found).encode())
+        except InfrastructureError as error:
+            self._unreported = str(error)
+            return False
+        self._found = found
+        return True
 
     def summarize(self, terminal: pytest.TerminalReporter) -> None:
-        """Print the one-screen summary."""
-        if not self._written or self._store is None or self._verbosity < 0:
+        """Print the one-screen summary, or why there is none."""
+        if self._unreported:
+            terminal.write_sep("=", "devicelab: no report", red=True)
+            terminal.write_line(self._unreported)
+        if self._found is None or self._store is None or self._verbosity < 0:
             return
-        from pytest_devicelab.report.session import assemble
         from pytest_devicelab.report.terminal import summarize
 
-        session = assemble(self._store, self.matrix, self._started, datetime.now(UTC), 0)
+        root, here = self._store.root, terminal.startpath
+        folder = root.relative_to(here) if root.is_relative_to(here) else root
         terminal.write_sep("=", "devicelab")
-        for line in summarize(session, terminal._tw.fullwidth):
-            terminal.write_line(line.text)
+        for line in summarize(self._found, shutil.get_terminal_size().columns, folder=str(folder)):
+            terminal.write_line(line.text, **_MARKUP[line.style])
 
     def close(self) -> None:
         """End progress and lab; does nothing the second time."""

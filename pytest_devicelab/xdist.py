@@ -74,8 +74,8 @@ class DeviceScheduling:
 
     @property
     def collection_is_completed(self) -> bool:
-        """Whether every worker has said what it collected."""
-        return len(self._collections) >= self._expected
+        """Whether every worker has said what it collected; once so, it stays so when workers come and go."""
+        return self._queues is not None or len(self._collections) >= self._expected
 
     @property
     def tests_finished(self) -> bool:
@@ -112,8 +112,10 @@ class DeviceScheduling:
             for index, nodeid in enumerate(self._tests):
                 device = device_of(nodeid, self._devices)
                 (self._queues[device] if device is not None else self._fleet).append(index)
-        for node in self.nodes:
-            self._refill(node)
+        # A first test for everybody before anybody gets a second: there may be few.
+        for ahead in (1, 2):
+            for node in self.nodes:
+                self._refill(node, ahead)
 
     def mark_test_complete(self, node: WorkerController, item_index: int, duration: float = 0) -> None:
         """A worker finished a test: give it its next."""
@@ -148,12 +150,12 @@ class DeviceScheduling:
     def _left(self) -> int:
         return sum(map(len, (self._queues or {}).values())) + len(self._fleet)
 
-    def _refill(self, node: WorkerController) -> None:
+    def _refill(self, node: WorkerController, ahead: int = 2) -> None:
         """Give a worker tests until it knows the one after its current one, or that there is none."""
         if node.shutting_down:
             return
         pending = self._running[node]
-        while len(pending) < 2:
+        while len(pending) < ahead:
             index = self._next_for(node)
             if index is None:
                 node.shutdown()

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
-from pytest_devicelab.audit.divergence import TappedRun, first_divergence
-from pytest_devicelab.audit.graph import output_lsb
-from pytest_devicelab.audit.taps import Tap, tap_model
+import numpy as np
+
+from pytest_devicelab.audit.bisect import bisect
+from pytest_devicelab.audit.graph import output_lsb, parse_graph
 from pytest_devicelab.errors import TensorMismatch
 from pytest_devicelab.evidence.record import RunRecord
-from pytest_devicelab.lab.session import LabSession, read_labels, side_by_side
+from pytest_devicelab.lab.session import LabSession, read_labels
 from pytest_devicelab.matrix.specs import ModelSpec
-from pytest_devicelab.verdicts.accuracy import judge_accuracy
+from pytest_devicelab.verdicts.accuracy import judge_accuracy, real_values
 from pytest_devicelab.verdicts.agreement import compare_outputs, judge_agreement
+from pytest_devicelab.verdicts.attribution import Attribution, attribute
 from pytest_devicelab.verdicts.comparison import Comparison, Divergence
 from pytest_devicelab.verdicts.verdict import Verdict
+from pytest_devicelab.virtual.onnx_model import output_quantization
 
 # Layers are laid side by side on a few samples: one differing bit is enough to find where chips part.
 TAP_SAMPLES = 8
@@ -38,7 +39,11 @@ def accuracy_of(session: LabSession, model: ModelSpec, record: RunRecord) -> Ver
 
 def judge_fleet(session: LabSession, model: ModelSpec, records: Mapping[str, RunRecord]) -> Verdict:
     """Compare all devices, write the comparisons down, and judge whether they agree as the gate asks."""
-    comparisons = compare_fleet(session, model, records)
+    compared = compare_fleet(session, model, records)
+    comparisons = tuple(
+        replace(comparison, attribution=attribute_loss(session, model, comparison, records))
+        for comparison in compared
+    )
     for comparison in comparisons:
         session.store.write_comparison(comparison)
     accuracy = tuple(accuracy_of(session, model, record) for record in records.values())
@@ -60,44 +65,53 @@ def compare_fleet(
     )
 
 
+def attribute_loss(
+    session: LabSession, model: ModelSpec, comparison: Comparison, records: Mapping[str, RunRecord]
+) -> Attribution | None:
+    """Say whose the loss of one output is; None without a float model, or when nothing can be compared with it."""
+    if model.reference is None or not comparison.classes:
+        return None
+    name, inputs = comparison.output, session.inputs(model)
+    quantization = output_quantization(parse_graph(model.path.read_bytes()).model).get(name)
+    speaking = {devices: records[devices[0]] for devices in comparison.classes}
+    first = speaking[comparison.classes[0]]
+    chips = {
+        device: record.device.hexagon or record.device.soc or device for device, record in records.items()
+    }
+    try:
+        quantized = real_values(first, session.on_host(model.path, inputs))
+        return attribute(
+            session.on_host(model.reference, inputs)[name].astype(np.float64),
+            quantized[name],
+            {
+                devices: real_values(record, session.outputs(record))[name]
+                for devices, record in speaking.items()
+            },
+            chips=chips,
+            # Fixed, so that the same records always give the same figures.
+            rng=np.random.default_rng(0),
+            step=quantization.scale if quantization else None,
+            labels=read_labels(model.labels) if model.labels else None,
+            material_share=model.gates.accuracy_drop,
+        )
+    except (TensorMismatch, KeyError):
+        return None  # the accuracy verdicts say what is wrong with the yardstick
+
+
 def _divergences(
     session: LabSession, model: ModelSpec, comparison: Comparison, records: Mapping[str, RunRecord]
 ) -> tuple[Divergence, ...]:
-    """Run the tapped model on one device of each class, and find where each class parts from the first."""
-    # Both runtimes keep the graph's edges on the NPU unless the matrix says otherwise.
-    offloaded_io = model.options.get("offload_graph_io_quantization", "0") != "0"
-    tapped = tap_model(model.path.read_bytes(), offloaded_io=offloaded_io)
-    path = session.keep_model(f"{model.id}.tapped.onnx", tapped.model)
-    runs = side_by_side(
-        [partial(_tapped_run, session, model, devices, path, records) for devices in comparison.classes]
+    """Walk through the model on one device of each class, and find where each class parts from the first."""
+    classes = {devices[0]: devices for devices in comparison.classes}
+    found = bisect(
+        session,
+        model,
+        [session.matrix.device(id_) for id_ in classes],
+        samples=TAP_SAMPLES,
+        untapped=records,
+        against_float=False,
     )
-    reference, *others = runs
-    if reference is None:
-        return ()
-    found = (_first(tapped.taps, reference, observed) for observed in others if observed is not None)
-    return tuple(divergence for divergence in found if divergence is not None)
-
-
-def _tapped_run(
-    session: LabSession,
-    model: ModelSpec,
-    devices: tuple[str, ...],
-    path: Path,
-    records: Mapping[str, RunRecord],
-) -> TappedRun | None:
-    """Return the tapped model's run on the first device of a class; None when it does not run there."""
-    spec = session.matrix.device(devices[0])
-    few = {name: array[:TAP_SAMPLES] for name, array in session.inputs(model).items()}
-    record = session.run(spec, model, few, "taps", path=path)
-    if record.status != "ok":
-        return None
-    return TappedRun(
-        devices=devices, tapped=session.outputs(record), untapped=session.outputs(records[devices[0]])
+    return tuple(
+        replace(each, reference=classes[each.reference[0]], observed=classes[each.observed[0]])
+        for each in found.divergences
     )
-
-
-def _first(taps: tuple[Tap, ...], reference: TappedRun, observed: TappedRun) -> Divergence | None:
-    try:
-        return first_divergence(taps, reference, observed)
-    except TensorMismatch:
-        return None  # the layers cannot be laid side by side; that the outputs part is known all the same

@@ -1,24 +1,22 @@
-"""Reading an ONNX graph: who makes which tensor, and how a tensor is quantized."""
+"""Reading an ONNX graph: who makes which tensor, of what form, and how it is quantized."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import numpy_helper
+from onnx import TensorProto, helper
 
 from pytest_devicelab.errors import ModelError
 from pytest_devicelab.evidence.record import Quantization
+from pytest_devicelab.virtual.onnx_model import constant_tensors, external_files, output_quantization
+from pytest_devicelab.virtual.onnx_model import node_quantization as quantization_of
 
-Array = npt.NDArray[np.generic]
-
-MOVES_ONLY = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice")
-"""Ops that move values and compute none."""
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,18 +27,57 @@ class Graph:
         model: as parsed; treat as read-only.
         producers: tensor -> the node that makes it.
         constants: names of tensors that do not depend on the graph's inputs.
+        infos: type and shape of the tensors for which inference finds them.
+        values: the constants whose values are at hand.
     """
 
     model: onnx.ModelProto
     producers: Mapping[str, onnx.NodeProto]
     constants: frozenset[str]
+    infos: Mapping[str, onnx.ValueInfoProto]
+    values: Mapping[str, onnx.TensorProto]
+
+    def producer(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
+        """Return the node that makes the first input of a node."""
+        return self.producers.get(node.input[0]) if node.input else None
+
+    def quantization(self, node: onnx.NodeProto) -> Quantization | None:
+        """Return the quantization a Q or DQ node applies; None for other nodes, or if not constant per tensor."""
+        return quantization_of(node, self.values)
+
+    def size_bytes(self, tensor: str) -> int:
+        """Return the size of a tensor of one sample; 0 when its form is unknown. An open dimension counts as 1."""
+        info = self.infos.get(tensor)
+        if info is None or not info.type.tensor_type.elem_type:
+            return 0
+        form = info.type.tensor_type
+        elements = int(np.prod([size.dim_value or 1 for size in form.shape.dim], dtype=np.int64))
+        return elements * np.dtype(helper.tensor_dtype_to_np_dtype(form.elem_type)).itemsize
+
+
+def read_model(path: Path) -> bytes:
+    """Return a model as ONNX bytes that stand alone: weights it keeps in files beside it are taken in.
+
+    Raises:
+        ModelError: it cannot be read, is not ONNX, or names weight files outside its own folder.
+    """
+    try:
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+    except (OSError, DecodeError) as error:
+        raise ModelError(
+            f"{path}: not an ONNX model", why=str(error), fix="give the path of an .onnx file"
+        ) from error
+    if not external_files(model, path.parent):
+        return path.read_bytes()
+    onnx.load_external_data_for_model(model, str(path.parent))
+    return bytes(model.SerializeToString())
 
 
 def parse_graph(model: bytes) -> Graph:
     """Parse an ONNX model.
 
     Raises:
-        ModelError: these bytes are not an ONNX model with a graph.
+        ModelError: these bytes are not an ONNX model with a graph, or its nodes are not in order.
     """
     try:
         parsed = onnx.load_model_from_string(model)
@@ -55,35 +92,43 @@ def parse_graph(model: bytes) -> Graph:
     constants = {tensor.name for tensor in parsed.graph.initializer}
     producers: dict[str, onnx.NodeProto] = {}
     for node in parsed.graph.node:
+        if any(name in producers for name in node.output if name):
+            raise ModelError(f"two nodes of the ONNX model make {node.output[0]!r}", fix="export it again")
         producers.update((name, node) for name in node.output if name)
         if all(name in constants for name in node.input if name):
             constants.update(name for name in node.output if name)
-    return Graph(model=parsed, producers=producers, constants=frozenset(constants))
+    _check_order(parsed.graph, producers)
+    return Graph(
+        model=parsed,
+        producers=producers,
+        constants=frozenset(constants),
+        infos=_infos(parsed),
+        values=constant_tensors(parsed),
+    )
 
 
-def output_quantization(model: bytes) -> dict[str, Quantization]:
-    """Say how the outputs of a QDQ model are quantized.
+def _check_order(graph: onnx.GraphProto, producers: Mapping[str, onnx.NodeProto]) -> None:
+    """Refuse a graph with a cycle: whoever follows its edges would never arrive."""
+    made: set[str] = set()
+    for node in graph.node:
+        late = [name for name in node.input if name in producers and name not in made]
+        if late:
+            raise ModelError(
+                f"the ONNX model takes {late[0]!r} before it is made",
+                why="nodes must be in topological order (ONNX IR specification, Graphs)",
+                fix="sort the graph, or export it again",
+            )
+        made.update(node.output)
 
-    Args:
-        model: ONNX model.
 
-    Returns:
-        The quantization of each output that a per-tensor DequantizeLinear or QuantizeLinear makes, also
-        through nodes that only move values; outputs of any other kind are absent.
-
-    Raises:
-        ModelError: these bytes are not an ONNX model.
-    """
-    graph = parse_graph(model)
-    found = {}
-    for output in graph.model.graph.output:
-        node = graph.producers.get(output.name)
-        while node is not None and node.op_type in MOVES_ONLY:
-            node = graph.producers.get(node.input[0])
-        quantization = node_quantization(graph, node) if node is not None else None
-        if quantization is not None:
-            found[output.name] = quantization
-    return found
+def _infos(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    except onnx.shape_inference.InferenceError:
+        # A model that runs on a device need not satisfy ONNX's own checks; its names are enough.
+        inferred = model
+    graph = inferred.graph
+    return {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
 
 
 def output_lsb(model: bytes) -> dict[str, float]:
@@ -92,43 +137,9 @@ def output_lsb(model: bytes) -> dict[str, float]:
     That is the scale of an output that is dequantized, and 1 for one that holds the quantized integers;
     outputs of which neither is known are absent.
     """
-    kinds = {
-        output.name: output.type.tensor_type.elem_type for output in parse_graph(model).model.graph.output
-    }
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    parsed = parse_graph(model).model
+    kinds = {output.name: output.type.tensor_type.elem_type for output in parsed.graph.output}
     return {
-        name: quantization.scale if kinds[name] in floats else 1.0
-        for name, quantization in output_quantization(model).items()
+        name: quantization.scale if kinds[name] in FLOATS else 1.0
+        for name, quantization in output_quantization(parsed).items()
     }
-
-
-def node_quantization(graph: Graph, node: onnx.NodeProto) -> Quantization | None:
-    """Return the quantization a Q or DQ node applies; None for other nodes, or if not constant per tensor."""
-    if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 2:
-        return None
-    scale = _constant(graph, node.input[1])
-    named = len(node.input) > 2 and node.input[2]
-    zero_point: Array | None = _constant(graph, node.input[2]) if named else np.zeros((), np.uint8)
-    if scale is None or zero_point is None or scale.size != 1 or zero_point.size != 1:
-        return None
-    step = float(scale.reshape(-1).astype(np.float64)[0])
-    if not (math.isfinite(step) and step > 0.0):
-        return None
-    return Quantization(
-        scale=step, zero_point=int(zero_point.reshape(-1).astype(np.int64)[0]), dtype=zero_point.dtype.name
-    )
-
-
-def _constant(graph: Graph, name: str) -> Array | None:
-    """Return a constant's value; None for one that is computed, or kept outside the model's own bytes."""
-    for tensor in graph.model.graph.initializer:
-        if tensor.name == name:
-            # onnx would open any path the model names.
-            external = tensor.data_location == onnx.TensorProto.EXTERNAL
-            return None if external else numpy_helper.to_array(tensor)
-    node = graph.producers.get(name)
-    if node is not None and node.op_type == "Constant":
-        for attribute in node.attribute:
-            if attribute.name == "value" and attribute.t.data_location != onnx.TensorProto.EXTERNAL:
-                return numpy_helper.to_array(attribute.t)
-    return None

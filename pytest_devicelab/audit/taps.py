@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto
 
-from pytest_devicelab.audit.graph import MOVES_ONLY, Graph, node_quantization, parse_graph
-from pytest_devicelab.errors import ModelError
+from pytest_devicelab.audit.graph import FLOATS, Graph, parse_graph
+from pytest_devicelab.errors import ModelError, UserError
 from pytest_devicelab.evidence.record import Quantization
-
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+from pytest_devicelab.virtual.onnx_model import MOVES_ONLY
 
 # Behind one of these, bits that differ were made in front of it.
 _PASSIVE = (*MOVES_ONLY, "Relu", "Clip", "MaxPool")
@@ -23,8 +22,8 @@ class Tap:
     """One tensor to look at.
 
     Attributes:
-        node: the node that computes it, and `op`, its type: for the output of a QuantizeLinear, the computing
-            node in front of it.
+        node: the node that computes it, and `op`, its type: for the output of a QuantizeLinear, and of a
+            DequantizeLinear whose codes are not tapped, the computing node in front of it.
         tensor: name of the tensor, and of the output that carries it.
         depth: 1-based position among the taps of the model, in topological order.
         quantization: of the integers it holds, or of the floats dequantized from them; None if it has none.
@@ -50,7 +49,7 @@ class TappedModel:
     taps: tuple[Tap, ...]
 
 
-def find_taps(model: bytes, *, offloaded_io: bool = True) -> tuple[Tap, ...]:
+def find_taps(model: bytes, *, offloaded_io: bool = True, movers: bool = False) -> tuple[Tap, ...]:
     """List the tensors at which two runs of a model can be compared, in topological order.
 
     Args:
@@ -58,18 +57,20 @@ def find_taps(model: bytes, *, offloaded_io: bool = True) -> tuple[Tap, ...]:
         offloaded_io: whether the outputs are dequantized on the CPU, as with `offload_graph_io_quantization=1`,
             the default of the QNN execution provider. The integers in front of that already are outputs of the
             NPU's graph, and its compiler refuses to have them twice, so that they are not tapped.
+        movers: whether to tap behind nodes that only move values as well: an experiment on fusion, and no way to
+            find where runs part.
 
     Returns:
         In a QDQ model the output of each QuantizeLinear on an activation: a tap there leaves the groups that an
         NPU compiler fuses as they are, while one between a Conv and its QuantizeLinear would break them. In a
         model without any, the float outputs of every node. Nodes that only move values are passed over: they
-        cannot part, and a tap behind a Transpose was seen to change what an NPU computes. The model's own
-        outputs are always among the taps.
+        cannot part, and a tap behind a Transpose was seen to push the MatMul behind it off an NPU. The model's
+        own outputs are always among the taps.
 
     Raises:
         ModelError: these bytes are not an ONNX model.
     """
-    return _find_taps(parse_graph(model), offloaded_io)
+    return _find_taps(parse_graph(model), offloaded_io, movers)
 
 
 def tap_model(model: bytes, taps: Sequence[Tap] | None = None, *, offloaded_io: bool = True) -> TappedModel:
@@ -88,7 +89,7 @@ def tap_model(model: bytes, taps: Sequence[Tap] | None = None, *, offloaded_io: 
         ModelError: these bytes are not an ONNX model, or a tap names a tensor it does not have.
     """
     graph = parse_graph(model)
-    chosen = _find_taps(graph, offloaded_io) if taps is None else tuple(taps)
+    chosen = _find_taps(graph, offloaded_io, movers=False) if taps is None else tuple(taps)
     unknown = [tap.tensor for tap in chosen if tap.tensor not in graph.producers]
     if unknown:
         raise ModelError(
@@ -98,18 +99,49 @@ def tap_model(model: bytes, taps: Sequence[Tap] | None = None, *, offloaded_io: 
         )
     tapped = onnx.ModelProto()
     tapped.CopyFrom(graph.model)
-    shapes = _value_infos(graph)
     present = {output.name for output in tapped.graph.output}
     for tap in chosen:
         if tap.tensor not in present:
             # Without a known type the name alone will do: ONNX Runtime infers the rest.
-            info = shapes.get(tap.tensor, onnx.ValueInfoProto(name=tap.tensor))
+            info = graph.infos.get(tap.tensor, onnx.ValueInfoProto(name=tap.tensor))
             tapped.graph.output.append(info)
             present.add(tap.tensor)
     return TappedModel(model=tapped.SerializeToString(), taps=chosen)
 
 
-def _find_taps(graph: Graph, offloaded_io: bool) -> tuple[Tap, ...]:
+def chunk_taps(
+    graph: Graph, taps: Sequence[Tap], *, samples: int, memory_bytes: int
+) -> tuple[tuple[Tap, ...], ...]:
+    """Cut taps into chunks whose tensors fit into memory together, over all samples.
+
+    Args:
+        graph: the model the taps are of.
+        taps: in topological order, which the chunks keep.
+        samples: how many samples are run at once.
+        memory_bytes: the cap. A tensor whose size is not known has a chunk of its own.
+
+    Raises:
+        UserError: one tensor alone does not fit.
+    """
+    chunks: list[list[Tap]] = []
+    room = 0
+    for tap in taps:
+        size = graph.size_bytes(tap.tensor) * samples or memory_bytes
+        if size > memory_bytes:
+            raise UserError(
+                f"layer {tap.depth}, {tap.tensor}, does not fit into {memory_bytes:,} bytes",
+                why=f"{samples} samples of it take {size:,} bytes",
+                fix=f"run at most {max(1, memory_bytes * samples // size)} samples, or allow more memory",
+            )
+        if size > room:
+            chunks.append([])
+            room = memory_bytes
+        chunks[-1].append(tap)
+        room -= size
+    return tuple(tuple(chunk) for chunk in chunks)
+
+
+def _find_taps(graph: Graph, offloaded_io: bool, movers: bool) -> tuple[Tap, ...]:
     nodes = graph.model.graph.node
     outputs = {output.name for output in graph.model.graph.output}
     quantized = {
@@ -119,20 +151,22 @@ def _find_taps(graph: Graph, offloaded_io: bool) -> tuple[Tap, ...]:
     }
     dequantized = (node for node in nodes if node.op_type == "DequantizeLinear" and node.output[0] in outputs)
     twice = {node.input[0] for node in dequantized} if offloaded_io else set()
-    types = {name: info.type.tensor_type.elem_type for name, info in _value_infos(graph).items()}
+    types = {name: info.type.tensor_type.elem_type for name, info in graph.infos.items()}
     taps: list[Tap] = []
     for node in nodes:
-        source = _computing_node(graph, node)
+        behind = graph.producer(node) if twice.intersection(node.input) else None
+        source = _computing_node(graph, behind or node)
         for tensor in node.output:
-            inner = tensor in quantized if quantized else types.get(tensor, TensorProto.FLOAT) in _FLOATS
-            inner &= source.op_type not in MOVES_ONLY and tensor not in graph.constants | twice
+            inner = tensor in quantized if quantized else types.get(tensor, TensorProto.FLOAT) in FLOATS
+            inner &= movers or source.op_type not in MOVES_ONLY
+            inner &= tensor not in graph.constants | twice
             if tensor in outputs or (tensor and inner):
                 tap = Tap(
                     node=source.name or source.output[0],
                     op=source.op_type,
                     tensor=tensor,
                     depth=len(taps) + 1,
-                    quantization=node_quantization(graph, node),
+                    quantization=graph.quantization(node),
                 )
                 taps.append(tap)
     return tuple(taps)
@@ -146,24 +180,10 @@ def _computing_node(graph: Graph, node: onnx.NodeProto) -> onnx.NodeProto:
     """
     if node.op_type != "QuantizeLinear":
         return node
-    found, back = node, _producer(graph, node)
+    found, back = node, graph.producer(node)
     while back is not None and back.op_type != "DequantizeLinear":
         found = back
         if found.op_type not in _PASSIVE:
             return found
-        back = _producer(graph, found)
+        back = graph.producer(found)
     return node if back is None else found
-
-
-def _producer(graph: Graph, node: onnx.NodeProto) -> onnx.NodeProto | None:
-    return graph.producers.get(node.input[0]) if node.input else None
-
-
-def _value_infos(graph: Graph) -> dict[str, onnx.ValueInfoProto]:
-    """Return type and shape of the tensors for which inference finds them."""
-    try:
-        inferred = onnx.shape_inference.infer_shapes(graph.model)
-    except onnx.shape_inference.InferenceError:
-        # A model that runs on a device need not satisfy ONNX's own checks; its names are enough.
-        inferred = graph.model
-    return {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}

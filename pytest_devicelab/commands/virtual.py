@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run_up(options: argparse.Namespace) -> int:
     """Start the devices, connect them to the adb server, and wait for Ctrl-C."""
     from pytest_devicelab.devices.adb_server import connect_device, find_adb
+    from pytest_devicelab.lab.lab import namespace_wanted
     from pytest_devicelab.matrix.decode import load_matrix
     from pytest_devicelab.matrix.select import select_devices
     from pytest_devicelab.virtual.spawn import spawn
@@ -43,11 +45,12 @@ def run_up(options: argparse.Namespace) -> int:
             f"{options.matrix}: none of the chosen devices is virtual", fix="add one with `kind: virtual`"
         )
     adb = find_adb()
+    namespace = namespace_wanted(os.environ)
     # Unix sockets of the devices live below it, and their paths are limited to 107 bytes.
     state = Path(tempfile.mkdtemp(prefix="dl-"))
     server = [str(adb), "-P", str(options.adb_port)]
     try:
-        with spawn(virtual, state, timeout_s=60.0) as farm:
+        with spawn(virtual, state, timeout_s=60.0, namespace=namespace) as farm:
             subprocess.run([*server, "start-server"], check=False, capture_output=True, timeout=20)
             for spec in virtual:
                 address = f"127.0.0.1:{farm.ports[spec.id]}"

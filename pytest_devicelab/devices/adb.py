@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_devicelab.devices.device import ShellResult
 from pytest_devicelab.devices.transport import Transport
 from pytest_devicelab.errors import InfrastructureError, TransferError
 from pytest_devicelab.evidence.record import DeviceIdentity
-from pytest_devicelab.matrix.soc import soc_from_properties
+from pytest_devicelab.matrix.soc import Soc, soc_from_properties
 from pytest_devicelab.matrix.specs import DeviceSpec
 
 # What tells one device from another, and which system image it runs.
@@ -23,7 +23,7 @@ _IDENTITY_PROPERTIES = (
     "ro.build.version.sdk",
     "ro.build.fingerprint",
 )
-_PROPERTY_NAME = re.compile(r"[A-Za-z0-9_.@:-]+")
+_PROPERTY_NAME = re.compile(r"[A-Za-z0-9_.@:][A-Za-z0-9_.@:-]*")
 
 
 class AdbDevice:
@@ -62,8 +62,17 @@ class AdbDevice:
 
     def identity(self) -> DeviceIdentity:
         """Say what the device is, from its own properties; the matrix fills in only what it cannot say."""
-        found = {name: value for name in _IDENTITY_PROPERTIES if (value := self.getprop(name))}
-        soc = soc_from_properties(found) or self._spec.soc
+        # One script, because a call takes longer than what it does; NUL, because a value may hold anything else.
+        script = f"for name in {' '.join(_IDENTITY_PROPERTIES)}; do printf '%s\\0' \"$(getprop $name)\"; done"
+        values = self.script(script).text.split("\0")
+        if len(values) != len(_IDENTITY_PROPERTIES) + 1:
+            raise InfrastructureError(
+                f"device {self.id} ({self._transport.serial}) does not say what it is",
+                why=f"{len(_IDENTITY_PROPERTIES)} properties were asked for, {len(values) - 1} values came back",
+                fix=f"try `adb -s {self._transport.serial} shell getprop`",
+            )
+        found = {name: value for name, value in zip(_IDENTITY_PROPERTIES, values, strict=False) if value}
+        soc = self.chip(found)
         return DeviceIdentity(
             id=self.id,
             kind=self._spec.kind,
@@ -74,6 +83,23 @@ class AdbDevice:
             engine=self._spec.engine if self._spec.simulated else None,
             properties=found,
         )
+
+    def chip(self, properties: Mapping[str, str]) -> Soc | None:
+        """Return the chip the matrix names, else the one these properties of the device tell of, if any.
+
+        Raises:
+            InfrastructureError: `ro.soc.model` is another chip: a run there would say nothing about the one meant.
+        """
+        told, wanted = soc_from_properties(properties), self._spec.soc
+        if wanted is None:
+            return told
+        if told is not None and told.name != wanted.name and "ro.soc.model" in properties:
+            raise InfrastructureError(
+                f"device {self.id} ({self._transport.serial}) is not what the matrix says",
+                why=f"{self._spec.source} says {wanted.name}, the device says {told.name}",
+                fix="correct the serial or the soc in the matrix",
+            )
+        return wanted
 
     def shell(self, argv: Sequence[str], *, timeout_s: float = 30.0, cwd: str | None = None) -> ShellResult:
         """Run one program, each word quoted, in `cwd` where given."""
@@ -111,8 +137,7 @@ class AdbDevice:
 
     def setprop(self, name: str, value: str) -> None:
         """Set an Android property and check that it took: setprop is silent when it is denied."""
-        if not _PROPERTY_NAME.fullmatch(name):
-            raise InfrastructureError(f"device {self.id}: {name!r} is not a property name")
+        require_property_name(self.id, name)
         self.shell(["setprop", name, value])
         found = self.getprop(name)
         if found != value:
@@ -124,7 +149,7 @@ class AdbDevice:
 
     def hash(self, remote: str, *, timeout_s: float = 60.0) -> str | None:
         """Return the sha256 the device itself computes of a file, or None when there is no such file."""
-        result = self.shell(["sha256sum", remote], timeout_s=timeout_s)
+        result = self.shell(["sha256sum", "--", remote], timeout_s=timeout_s)
         word = result.text.split(maxsplit=1)[0].lstrip("\\") if result.text.strip() else ""
         if result.exit_code == 0 and re.fullmatch(r"[0-9a-f]{64}", word):
             return word
@@ -139,3 +164,13 @@ class AdbDevice:
     def reconnect(self, *, timeout_s: float = 20.0) -> None:
         """Wait until the device answers again."""
         self._transport.reconnect(timeout_s=timeout_s)
+
+
+def require_property_name(device_id: str, name: str) -> None:
+    """Raise `InfrastructureError` unless a name is one that Android allows, which needs no quoting anywhere."""
+    if not _PROPERTY_NAME.fullmatch(name):
+        raise InfrastructureError(
+            f"device {device_id}: {name!r} is not a property name",
+            why="it is made of letters, digits and _ . @ : -",
+            fix="check the spelling",
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shutil
@@ -10,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,7 +20,15 @@ from pytest_devicelab.errors import InfrastructureError, UserError
 # environment switches below that keep a private server private are not all known to them.
 OLDEST_ADB = (31, 0)
 _START_TIMEOUT_S = 15.0
-_PR_SET_PDEATHSIG = 1
+_CLOSE_TIMEOUT_S = 3.0
+# The server, and beside it one who waits for standard input to close, which it does with the process that holds the
+# other end however that ends. (Linux could tell the server itself, but by the thread that started it, not the process.)
+_GUARDED = """
+exec 3<&0
+"$@" </dev/null 3<&- & server=$!
+{ cat <&3 >/dev/null; kill "$server"; } 2>/dev/null & exec 3<&-
+wait "$server"
+"""
 
 
 def find_adb() -> Path:
@@ -53,14 +61,15 @@ def adb_version(adb: Path) -> tuple[int, ...]:
         UserError: it does not run, or says no version.
     """
     try:
-        done = subprocess.run([adb, "version"], capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run([adb, "version"], capture_output=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"adb at {adb} does not run", why=str(error), fix="reinstall adbutils") from error
-    found = re.search(r"^Version (\d+(?:\.\d+)*)", done.stdout, re.MULTILINE)
+    said = done.stdout.decode("utf-8", "replace")
+    found = re.search(r"^Version (\d+(?:\.\d+)*)", said, re.MULTILINE)
     if not found:
         raise UserError(
             f"{adb} is not adb",
-            why=f"`adb version` printed {done.stdout[:80]!r}",
+            why=f"`adb version` printed {said[:80]!r}",
             fix="correct $DEVICELAB_ADB",
         )
     return tuple(int(part) for part in found[1].split("."))
@@ -95,13 +104,12 @@ class AdbServer:
         self._log = self._home / "adb-server.log"
         with self._log.open("wb") as log:
             process = subprocess.Popen(
-                [self._adb, "-P", str(self.port), "nodaemon", "server"],
+                ["/bin/sh", "-c", _GUARDED, "adb", self._adb, "-P", str(self.port), "nodaemon", "server"],
                 env=private_environment(self._home, self.port),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
-                preexec_fn=_die_with_parent,
+                start_new_session=True,  # Ctrl-C is for us, and the group can be ended as one
             )
         deadline = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline and process.poll() is None:
@@ -111,8 +119,7 @@ class AdbServer:
                 time.sleep(0.02)
             else:
                 return process
-        process.kill()
-        process.wait()
+        _end(process)
         raise InfrastructureError(
             "the private adb server did not start",
             why=self._log.read_text(errors="replace")[-500:] or f"no answer on port {self.port}",
@@ -129,13 +136,7 @@ class AdbServer:
 
     def close(self) -> None:
         """End the server; never raises."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=3)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        _end(self._process)
 
     def __enter__(self) -> Self:
         return self
@@ -182,6 +183,12 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends, also by kill -9. Source: prctl(2)."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        process.wait(_CLOSE_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -9,16 +9,19 @@ import uuid
 from pathlib import Path
 
 from pytest_devicelab.devices.adb import AdbDevice
+from pytest_devicelab.devices.device import ShellResult
 from pytest_devicelab.errors import TransferError
 
 DEVICE_ROOT = "/data/local/tmp/devicelab"
+# Hashing or unpacking hundreds of megabytes on a phone takes a while.
+_TIMEOUT_S = 120.0
 
 
 def deploy_file(device: AdbDevice, local: Path, name: str) -> str:
     """Put a file into the slot of its content and return its path on the device.
 
     The file is pushed under a temporary name, hashed by the device, and renamed only when the hash is right:
-    a slot holds the whole file or nothing.
+    a slot holds the whole file or nothing. What a broken push left there is removed by the next one.
 
     Raises:
         TransferError: the device holds other bytes than were sent.
@@ -26,44 +29,47 @@ def deploy_file(device: AdbDevice, local: Path, name: str) -> str:
     digest = sha256_file(local)
     slot = f"{DEVICE_ROOT}/slots/{digest}"
     target = posixpath.join(slot, _plain(name))
-    if device.hash(target) == digest:
+    quoted = shlex.quote(target)
+    there = device.script(
+        f"sha256sum {quoted} 2>/dev/null || {{ mkdir -p {slot} && rm -rf {slot}/.part-*; }}",
+        timeout_s=_TIMEOUT_S,
+    )
+    _require_success(device, there, "make room for")
+    if _hash_in(there) == digest:
         return target
-    temporary = f"{slot}/.{uuid.uuid4().hex}"
-    device.exec_out(["mkdir", "-p", slot])
-    try:
-        device.push(local, temporary)
-        found = device.hash(temporary)
-        if found != digest:
-            raise TransferError(
-                f"device {device.id}: push of {local.name} was corrupted",
-                why=f"sent {local.stat().st_size:,} bytes with sha256 {digest[:16]}, the device holds {str(found)[:16]}",
-                fix="free space on /data/local/tmp and check the cable, then rerun",
-                expected=digest,
-                found=found,
-            )
-        device.exec_out(["mv", "-f", temporary, target])
-    except TransferError:
-        device.shell(["rm", "-f", temporary])
-        raise
+    part = f"{slot}/.part-{uuid.uuid4().hex}"
+    device.push(local, part)
+    moved = device.script(
+        f'found=$(sha256sum {part}); echo "$found"; case $found in {digest}*) mv -f {part} {quoted} ;; '
+        f"*) rm -f {part} ;; esac",
+        timeout_s=_TIMEOUT_S,
+    )
+    found = _hash_in(moved)
+    if found != digest:
+        raise TransferError(
+            f"device {device.id}: push of {local.name} was corrupted",
+            why=f"sent {local.stat().st_size:,} bytes with sha256 {digest[:16]}, the device holds "
+            + (found[:16] or moved.stderr.decode("utf-8", "replace").strip()),
+            fix="free space on /data/local/tmp and check the cable, then rerun",
+            expected=digest,
+            found=found,
+        )
+    _require_success(device, moved, "rename")
     return target
 
 
 def deploy_archive(device: AdbDevice, archive: Path) -> str:
-    """Put a tar file into its slot, unpack it there once, and return the folder on the device."""
+    """Put the files of a tar archive into a folder of the archive's slot, once, and return the folder."""
+    folder = f"{DEVICE_ROOT}/slots/{sha256_file(archive)}/files"
+    if device.shell(["test", "-d", folder]).exit_code == 0:
+        return folder
     packed = deploy_file(device, archive, "files.tar")
-    folder = posixpath.join(posixpath.dirname(packed), "files")
-    temporary = f"{folder}.{uuid.uuid4().hex}"
-    quoted = {name: shlex.quote(path) for name, path in (("to", folder), ("tmp", temporary), ("tar", packed))}
-    result = device.script(
-        "[ -d {to} ] || {{ mkdir {tmp} && tar -xf {tar} -C {tmp} && mv {tmp} {to}; }}".format(**quoted),
-        timeout_s=120,
+    part = f"{posixpath.dirname(folder)}/.part-{uuid.uuid4().hex}"
+    unpacked = device.script(
+        f"mkdir {part} && tar -xf {packed} -C {part} && mv {part} {folder} && rm -f {packed}",
+        timeout_s=_TIMEOUT_S,
     )
-    if result.exit_code != 0:
-        raise TransferError(
-            f"device {device.id}: inputs could not be unpacked",
-            why=result.stderr.decode("utf-8", "replace").strip(),
-            fix="free space on /data/local/tmp, then rerun",
-        )
+    _require_success(device, unpacked, "unpack")
     return folder
 
 
@@ -71,6 +77,20 @@ def sha256_file(path: Path) -> str:
     """Return the sha256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_success(device: AdbDevice, result: ShellResult, verb: str) -> None:
+    if result.exit_code != 0:
+        raise TransferError(
+            f"device {device.id}: could not {verb} a pushed file",
+            why=result.stderr.decode("utf-8", "replace").strip(),
+            fix="free space on /data/local/tmp, then rerun",
+        )
+
+
+def _hash_in(result: ShellResult) -> str:
+    """Return the hash at the start of what sha256sum printed; a backslash before it marks a quoted file name."""
+    return result.text.lstrip("\\")[:64].strip()
 
 
 def _plain(name: str) -> str:

@@ -4,12 +4,39 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from pytest_devicelab.devices.adb import AdbDevice
+from pytest_devicelab.devices.adb import AdbDevice, require_property_name
 from pytest_devicelab.devices.slots import DEVICE_ROOT
+from pytest_devicelab.errors import InfrastructureError
 
 _NOTES = f"{DEVICE_ROOT}/restore"
+
+# change NAME VALUE: note the old value, whole or not at all, print it with a NUL, and set the new one. A note that is
+# there already is older and stays. back NAME VALUE: set the value, and drop the note if it asked for just that.
+_FUNCTIONS = f"""
+refused() {{ echo "$1 reads otherwise after setprop" >&2; exit 1; }}
+change() {{
+    old=$(getprop "$1")
+    [ -e {_NOTES}/"$1" ] || {{ printf %s "$old" > {_NOTES}/."$1" && mv {_NOTES}/."$1" {_NOTES}/"$1"; }} || exit 1
+    printf '%s\\0' "$old"
+    setprop "$1" "$2"
+    [ "$(getprop "$1")" = "$2" ] || refused "$1"
+}}
+back() {{
+    [ "$(getprop "$1")" = "$2" ] || setprop "$1" "$2"
+    [ "$(getprop "$1")" = "$2" ] || refused "$1"
+    [ "$(cat {_NOTES}/"$1" 2>/dev/null)" != "$2" ] || rm -f {_NOTES}/"$1"
+}}
+"""
+_RESTORE_ALL = f"""
+cd {_NOTES} 2>/dev/null || exit 0
+for note in *; do
+    case $note in -*|*[!A-Za-z0-9_.@:-]*) continue ;; esac
+    back "$note" "$(cat "$note")"
+    echo "$note"
+done
+"""
 
 
 @contextmanager
@@ -17,39 +44,47 @@ def toggled(device: AdbDevice, properties: Mapping[str, str]) -> Iterator[None]:
     """Set properties for the duration of a block and put the old values back.
 
     Each old value is noted on the device before the property is touched, so that whoever holds the device
-    next can put it back (`restore_toggles`) when this process never gets to it.
+    next can put it back (`restore_toggles`) when this process never gets to it. Blocks may be nested.
+
+    Raises:
+        InfrastructureError: the device refuses one of them; what was set until then is put back.
     """
-    restore_toggles(device)
-    try:
-        for name, value in properties.items():
-            _note(device, name, device.getprop(name))
-            device.setprop(name, value)
+    if not properties:
         yield
-    finally:
-        restore_toggles(device)
+        return
+    for name in properties:
+        require_property_name(device.id, name)
+    changes = (f"change {name} {shlex.quote(value)}" for name, value in properties.items())
+    done = device.script("\n".join((f"{_FUNCTIONS}mkdir -p {_NOTES} || exit 1", *changes)))
+    old = [value.decode("utf-8", "surrogateescape") for value in done.stdout.split(b"\0")[:-1]]
+    undo = dict(zip(properties, old, strict=False))  # fewer than asked for when one was refused
+    try:
+        _require_done(device, done.exit_code, done.stderr)
+        yield
+    except BaseException:
+        with suppress(InfrastructureError):  # what happened first is what counts; the notes are still there
+            _put_back(device, undo)
+        raise
+    _put_back(device, undo)
 
 
 def restore_toggles(device: AdbDevice) -> tuple[str, ...]:
-    """Put back every property a holder of this device left changed; return their names."""
-    listing = device.script(f"cd {shlex.quote(_NOTES)} 2>/dev/null && ls -A || true").text.split()
-    names = tuple(name for name in listing if not name.startswith("."))
-    for name in names:
-        note = f"{_NOTES}/{name}"
-        old = device.exec_out(["cat", note]).decode("utf-8", "replace")
-        device.setprop(name, old)
-        device.exec_out(["rm", "-f", note])
-    return names
+    """Put back every property a former holder of this device left changed; return their names."""
+    done = device.script(_FUNCTIONS + _RESTORE_ALL)
+    _require_done(device, done.exit_code, done.stderr)
+    return tuple(done.text.split())
 
 
-def _note(device: AdbDevice, name: str, value: str) -> None:
-    """Write down an old value, whole or not at all; a note that is there already is older and stays."""
-    folder, note, part = (shlex.quote(path) for path in (_NOTES, f"{_NOTES}/{name}", f"{_NOTES}/.{name}"))
-    device.exec_out(
-        [
-            "sh",
-            "-c",
-            f'mkdir -p {folder} && printf %s "$1" > {part} && {{ [ -e {note} ] || mv {part} {note}; }}',
-            "sh",
-            value,
-        ]
-    )
+def _put_back(device: AdbDevice, values: Mapping[str, str]) -> None:
+    steps = [f"back {name} {shlex.quote(value)}" for name, value in values.items()]
+    done = device.script("\n".join((_FUNCTIONS, *steps)))
+    _require_done(device, done.exit_code, done.stderr)
+
+
+def _require_done(device: AdbDevice, exit_code: int, stderr: bytes) -> None:
+    if exit_code != 0:
+        raise InfrastructureError(
+            f"device {device.id}: a property could not be set",
+            why=stderr.decode("utf-8", "replace").strip(),
+            fix="a user build allows only debug.* and log.tag.* to the shell user",
+        )

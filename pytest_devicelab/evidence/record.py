@@ -118,10 +118,15 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transfers:
-    """Bytes moved over adb for a run."""
+    """Bytes moved over adb for a run, and bytes that were not.
+
+    Attributes:
+        spared_bytes: of outputs that stayed on the device, because an output with the same hash is here already.
+    """
 
     pushed_bytes: int = 0
     pulled_bytes: int = 0
+    spared_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

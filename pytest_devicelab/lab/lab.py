@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Self
 
 from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.adb_server import AdbServer, connect_device, find_adb
-from pytest_devicelab.devices.adbutils_transport import AdbutilsTransport
+from pytest_devicelab.devices.adb_transport import AdbTransport, list_serials
+from pytest_devicelab.devices.toggles import restore_toggles
 from pytest_devicelab.errors import DeviceLost, InfrastructureError, UserError
 from pytest_devicelab.lab.lease import hold
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec
@@ -20,6 +22,9 @@ from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec
 # Devices the current context holds, by adb server and device id: a lease belongs to who took it and to the
 # threads working for them, not to the whole process.
 _HELD: ContextVar[Mapping[tuple[str, int, str], AdbDevice]] = ContextVar("held", default={})  # noqa: B039  (a Mapping)
+
+_REACH_TIMEOUT_S = 20.0
+_LOST_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +52,7 @@ class LabServices:
 
     def __init__(self, matrix: MatrixSpec, devices: tuple[DeviceSpec, ...], state: Path) -> None:
         refuse_unsupported(devices)
+        namespace = namespace_wanted(os.environ)
         self._stack = ExitStack()
         virtual = tuple(spec for spec in devices if spec.kind == "virtual")
         try:
@@ -60,7 +66,8 @@ class LabServices:
             if virtual:
                 from pytest_devicelab.virtual.spawn import spawn
 
-                ports = dict(self._stack.enter_context(spawn(virtual, state / "v", timeout_s=60.0)).ports)
+                farm = spawn(virtual, state / "v", timeout_s=60.0, namespace=namespace)
+                ports = dict(self._stack.enter_context(farm).ports)
                 for serial_port in ports.values():
                     connect_device(adb, host, port, f"127.0.0.1:{serial_port}")
         except BaseException:
@@ -96,6 +103,7 @@ class Lab:
         self._address = address
         self._holder = holder
         self._waiting = waiting
+        self._lost: set[str] = set()
 
     @contextmanager
     def lease(self, spec: DeviceSpec) -> Iterator[AdbDevice]:
@@ -114,54 +122,72 @@ class Lab:
             yield held[key]
             return
         transport = self._transport(spec)
-        unit = f"{self._address.host}-{self._address.port}-{transport.serial}"
-        with hold(unit, self._holder, waiting=self._waiting):
+        # By serial alone: a phone that two adb servers of this host can reach is one phone.
+        with hold(transport.serial, self._holder, waiting=self._waiting):
             device = AdbDevice(spec, transport)
-            device.reconnect()
+            self._reach(device)
+            restore_toggles(device)
             token = _HELD.set({**held, key: device})
             try:
                 yield device
             finally:
                 _HELD.reset(token)
 
-    def _transport(self, spec: DeviceSpec) -> AdbutilsTransport:
+    def _reach(self, device: AdbDevice) -> None:
+        """Wait for a device to answer; one that was waited for in vain gets little time from then on."""
+        try:
+            device.reconnect(timeout_s=_LOST_TIMEOUT_S if device.id in self._lost else _REACH_TIMEOUT_S)
+        except InfrastructureError:
+            self._lost.add(device.id)
+            raise
+        self._lost.discard(device.id)
+
+    def _transport(self, spec: DeviceSpec) -> AdbTransport:
         if spec.kind == "virtual":
             serial = f"127.0.0.1:{self._address.ports[spec.id]}"
         elif spec.serial is not None:
             serial = spec.serial
         else:
             serial = self._find(spec)
-        return AdbutilsTransport(
-            host=self._address.host, port=self._address.port, serial=serial, name=spec.id
-        )
+        return self._at(serial, spec)
+
+    def _at(self, serial: str, spec: DeviceSpec) -> AdbTransport:
+        return AdbTransport(host=self._address.host, port=self._address.port, serial=serial, name=spec.id)
 
     def _find(self, spec: DeviceSpec) -> str:
         """Return the serial of the first attached device that has every property the selector asks for."""
-        from adbutils import AdbClient
-        from adbutils.errors import AdbError
-
-        try:
-            serials = sorted(
-                str(entry.serial) for entry in AdbClient(self._address.host, self._address.port).list()
-            )
-        except (AdbError, OSError) as error:
-            raise DeviceLost(f"device {spec.id}: the adb server does not answer", why=str(error)) from error
+        serials = list_serials(self._address.host, self._address.port)
         for serial in serials:
-            transport = AdbutilsTransport(
-                host=self._address.host, port=self._address.port, serial=serial, name=spec.id
-            )
-            try:
-                device = AdbDevice(spec, transport)
+            device = AdbDevice(spec, self._at(serial, spec))
+            with suppress(InfrastructureError):  # a device that does not answer is not the one we look for
                 if all(device.getprop(name) == value for name, value in spec.selector.items()):
                     return serial
-            except InfrastructureError:
-                continue  # a device that does not answer is not the one we look for
         wanted = ", ".join(f"{name}={value}" for name, value in spec.selector.items())
         raise DeviceLost(
             f"device {spec.id} is not attached",
             why=f"none of {len(serials)} attached devices has {wanted}",
             fix="plug it in, accept the debugging prompt, and check `adb devices -l`",
         )
+
+
+def namespace_wanted(environment: Mapping[str, str]) -> bool | None:
+    """Say what `$DEVICELAB_NAMESPACE` asks of virtual devices: mount namespaces, none of them, or where allowed.
+
+    Returns:
+        True for `require`, False for `never`, None for `auto` and where it is not set.
+
+    Raises:
+        UserError: it says something else.
+    """
+    modes = {"auto": None, "require": True, "never": False}
+    value = environment.get("DEVICELAB_NAMESPACE") or "auto"
+    if value not in modes:
+        raise UserError(
+            f"$DEVICELAB_NAMESPACE is {value!r}",
+            why=f"it takes {', '.join(modes)}",
+            fix="unset it, and virtual devices get mount namespaces where the kernel allows them",
+        )
+    return modes[value]
 
 
 def refuse_unsupported(devices: tuple[DeviceSpec, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import os
 import re
@@ -44,7 +45,7 @@ def hold(
     The lock is the kernel's (`flock`), so it is free again when its holder dies, however it dies.
 
     Args:
-        device_key: what makes the device one device on this host: adb server and serial.
+        device_key: what makes the device one device on this host: its serial.
         holder: who holds it, for whoever has to wait.
         folder: where leases are taken; `lease_folder()` where None.
         timeout_s: how long to wait for another holder.
@@ -53,7 +54,9 @@ def hold(
     Raises:
         InfrastructureError: it was not free in time; says who held it.
     """
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", device_key)
+    # The readable part is for people; the hash keeps keys apart that read alike.
+    readable = re.sub(r"[^A-Za-z0-9._-]", "_", device_key)[:64]
+    name = f"{readable}-{hashlib.sha256(device_key.encode()).hexdigest()[:16]}"
     base = folder or lease_folder()
     lock = FileLock(base / f"{name}.lock", thread_local=False)
     note = base / f"{name}.json"

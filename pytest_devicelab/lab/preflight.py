@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from pytest_devicelab.devices.adb_server import find_adb
 from pytest_devicelab.errors import ModelError, UserError
-from pytest_devicelab.lab.lab import refuse_unsupported
+from pytest_devicelab.lab.lab import namespace_wanted, refuse_unsupported
 from pytest_devicelab.lab.session import read_labels
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
-from pytest_devicelab.runtimes.inputs import load_inputs
+from pytest_devicelab.runtimes.inputs import Arrays, load_inputs
+from pytest_devicelab.virtual.engines.resolve import resolve_engine
 
 
 def check_lab(matrix: MatrixSpec, devices: tuple[DeviceSpec, ...]) -> None:
@@ -20,10 +24,15 @@ def check_lab(matrix: MatrixSpec, devices: tuple[DeviceSpec, ...]) -> None:
     Raises:
         UserError: lists every mistake found, each with its fix.
     """
-    checks: list[Callable[[], object]] = [find_adb, lambda: refuse_unsupported(devices)]
-    checks.append(lambda: _check_packages(matrix, devices))
-    checks.extend(lambda model=model: _check_model(model) for model in matrix.models)  # type: ignore[misc]
-    problems = list(_problems(checks))
+    problems: list[UserError] = []
+    _attempt(problems, find_adb)
+    _attempt(problems, lambda: namespace_wanted(os.environ))
+    _attempt(problems, lambda: refuse_unsupported(devices))
+    _attempt(problems, lambda: _check_packages(matrix, devices))
+    for engine in sorted({spec.engine for spec in devices if spec.simulated} - {"htp", "cpu"}):
+        _attempt(problems, partial(resolve_engine, engine))
+    for model in matrix.models:
+        problems += _model_problems(model)
     if len(problems) == 1:
         raise problems[0]
     if problems:
@@ -34,12 +43,15 @@ def check_lab(matrix: MatrixSpec, devices: tuple[DeviceSpec, ...]) -> None:
         )
 
 
-def _problems(checks: list[Callable[[], object]]) -> Iterator[UserError]:
-    for check in checks:
-        try:
-            check()
-        except UserError as problem:
-            yield problem
+T = TypeVar("T")
+
+
+def _attempt(problems: list[UserError], check: Callable[[], T]) -> T | None:
+    try:
+        return check()
+    except UserError as problem:
+        problems.append(problem)
+        return None
 
 
 def _check_packages(matrix: MatrixSpec, devices: tuple[DeviceSpec, ...]) -> None:
@@ -62,37 +74,68 @@ def _check_packages(matrix: MatrixSpec, devices: tuple[DeviceSpec, ...]) -> None
         )
 
 
-def _check_model(model: ModelSpec) -> None:
-    declared = _declared_inputs(model.path, model)
-    if model.reference is not None:
-        _declared_inputs(model.reference, model)
+def _model_problems(model: ModelSpec) -> list[UserError]:
+    """Return what is wrong with a model and the files beside it; each file is looked at, whatever the others hold."""
+    problems: list[UserError] = []
+    onnx_files = [path for path in (model.path, model.reference) if path is not None]
+    declared = [_attempt(problems, partial(_declared_inputs, path, model)) for path in onnx_files]
+    arrays = _attempt(problems, lambda: _inputs(model))
+    labels = None if model.labels is None else _attempt(problems, partial(read_labels, model.labels))
+    if arrays is None:
+        return problems
+    for path, inputs in zip(onnx_files, declared, strict=True):
+        if inputs is not None:
+            _attempt(problems, partial(_check_fit, path, inputs, model, arrays))
+    samples = len(next(iter(arrays.values())))
+    if labels is not None and len(labels) < samples:
+        problems.append(
+            ModelError(
+                f"{model.labels}: fewer labels than samples",
+                why=f"{len(labels)} labels for {samples} samples",
+                fix="save one label for each sample, in the same order",
+            )
+        )
+    return problems
+
+
+def _inputs(model: ModelSpec) -> Arrays:
     if model.inputs is None:
         raise ModelError(
             f"{model.source}: model {model.id} has no inputs",
             why="without inputs there is nothing to run",
             fix="add `inputs: file.npz` with one array `[N, ...]` for each input of the model",
         )
-    arrays = load_inputs(model.inputs, samples=model.samples)
-    found = {name: (1, *array.shape[1:]) for name, array in arrays.items()}
+    return load_inputs(model.inputs, samples=model.samples)
+
+
+def _check_fit(path: Path, declared: Mapping[str, _Declared], model: ModelSpec, arrays: Arrays) -> None:
+    found = {name: _Declared(array.dtype.name, (1, *array.shape[1:])) for name, array in arrays.items()}
     if found.keys() != declared.keys() or any(
-        not _fits(found[name], shape) for name, shape in declared.items()
+        not _fits(found[name], want) for name, want in declared.items()
     ):
         raise ModelError(
-            f"{model.inputs}: these are not the inputs of {model.path.name}",
-            why=f"the model declares {declared}; one sample of the file has {found}",
-            fix="save one array `[N, ...]` for each input, under the input's name; the model's batch is 1",
-        )
-    samples = len(next(iter(arrays.values())))
-    if model.labels is not None and len(read_labels(model.labels)) < samples:
-        raise ModelError(
-            f"{model.labels}: fewer labels than samples",
-            why=f"{len(read_labels(model.labels))} labels for {samples} samples",
-            fix="save one label for each sample, in the same order",
+            f"{model.inputs}: these are not the inputs of {path.name} (model {model.id}, {model.source})",
+            why=f"the model declares {_list(declared)}; one sample of the file has {_list(found)}",
+            fix="save one array `[N, ...]` for each input, by its name and in its dtype; the model's batch is 1",
         )
 
 
-def _declared_inputs(path: Path, model: ModelSpec) -> dict[str, tuple[int | None, ...]]:
-    """Return the inputs an ONNX model declares, name -> shape, None for a dimension left open."""
+class _Declared(NamedTuple):
+    """dtype and shape of one input; None for a dimension left open."""
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+def _list(inputs: Mapping[str, _Declared]) -> str:
+    return ", ".join(
+        f"{name}: {dtype} [{', '.join('?' if extent is None else str(extent) for extent in shape)}]"
+        for name, (dtype, shape) in inputs.items()
+    )
+
+
+def _declared_inputs(path: Path, model: ModelSpec) -> Mapping[str, _Declared]:
+    """Return the inputs an ONNX model declares, by name."""
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -116,15 +159,30 @@ def _declared_inputs(path: Path, model: ModelSpec) -> dict[str, tuple[int | None
             fix="rename the inputs of the model",
         )
     return {
-        value.name: tuple(
-            dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim
+        value.name: _Declared(
+            _dtype_name(value.type.tensor_type.elem_type),
+            tuple(
+                dim.dim_value if dim.HasField("dim_value") else None
+                for dim in value.type.tensor_type.shape.dim
+            ),
         )
         for value in loaded.graph.input
         if value.name in names
     }
 
 
-def _fits(shape: tuple[int, ...], declared: tuple[int | None, ...]) -> bool:
-    return len(shape) == len(declared) and all(
-        want is None or have == want for have, want in zip(shape, declared, strict=True)
+def _dtype_name(element: int) -> str:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    try:
+        return tensor_dtype_to_np_dtype(element).name
+    except (KeyError, TypeError, ValueError):  # a sequence, or an element type of a later ONNX
+        return f"ONNX element type {element}"
+
+
+def _fits(found: _Declared, declared: _Declared) -> bool:
+    return (
+        found.dtype == declared.dtype
+        and len(found.shape) == len(declared.shape)
+        and all(want in (None, have) for have, want in zip(found.shape, declared.shape, strict=True))
     )

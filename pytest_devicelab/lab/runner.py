@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 import shlex
 import tempfile
 import time
@@ -15,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_devicelab.devices.adb import AdbDevice
-from pytest_devicelab.devices.logcat import enlarge, mark, read_window
+from pytest_devicelab.devices.logcat import close_window, open_window
 from pytest_devicelab.devices.slots import DEVICE_ROOT, deploy_archive, deploy_file, sha256_file
 from pytest_devicelab.devices.toggles import toggled
 from pytest_devicelab.errors import CompileRefused, InfrastructureError, TransferError
@@ -31,6 +33,7 @@ from pytest_devicelab.evidence.record import (
 )
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.logs.scan import scan_log
+from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec, LogLevel
 from pytest_devicelab.runtimes.inputs import Arrays, pack_inputs
 from pytest_devicelab.runtimes.registry import find_runtime
@@ -124,6 +127,7 @@ class _Run:
         self._work = f"{DEVICE_ROOT}/runs/{request.id}"
         self._runtime: Runtime = find_runtime(request.runtime)
         self._before = (device.pushed_bytes, device.pulled_bytes)
+        self._spared = 0
         self._events: list[Event] = []
         self._log_lines: dict[str, int] = {}
         self._unparsed: dict[str, int] = {}
@@ -135,9 +139,10 @@ class _Run:
         try:
             identity = self._device.identity()
             record = replace(record, device=identity)
-            record = replace(record, backend=self._runtime.backend(self._device.spec, self._device.spec.soc))
+            soc = self._device.chip(identity.properties)
+            record = replace(record, backend=self._runtime.backend(self._device.spec, soc))
             self._say("compiling")
-            prepared = self._prepare(record.backend)
+            prepared = self._prepare(soc, record.backend)
             record = replace(record, options=prepared.options, versions=prepared.versions)
             outcome = self._execute(prepared, record.backend)
             record = (
@@ -172,13 +177,9 @@ class _Run:
             options=self._request.options,
         )
 
-    def _prepare(self, backend: str) -> Prepared:
+    def _prepare(self, soc: Soc | None, backend: str) -> Prepared:
         prepared = self._runtime.prepare(
-            self._request.path,
-            self._device.spec.soc,
-            self._request.options,
-            backend=backend,
-            cache=self._cache,
+            self._request.path, soc, self._request.options, backend=backend, cache=self._cache
         )
         if prepared.log:
             self._keep("compile.log", prepared.log)
@@ -201,14 +202,12 @@ class _Run:
         )
         token = hashlib.sha256(f"{request.id}{time.time_ns()}".encode()).hexdigest()[:16]
         with toggled(device, _LOG_PROPERTIES.get(request.logging, {})):
-            enlarge(device)
-            mark(device, f"begin {token}")
+            open_window(device, token)
             self._say(f"running {archive.samples} samples")
             done = device.shell(self._runtime.command(prepared, job), cwd=inputs, timeout_s=request.timeout_s)
-            mark(device, f"end {token}")
+            window = close_window(device, token)
         self._read_log("stdout", done.stdout)
         self._read_log("stderr", done.stderr)
-        window = read_window(device, f"begin {token}", f"end {token}")
         if window is None:
             self._events.append(_window_lost())
         self._read_log("logcat", window or b"")
@@ -267,15 +266,25 @@ class _Run:
         """Join an output's raw files on the device, hash them there, and pull them unless we have those bytes."""
         joined = f"{self._work}/{hashlib.sha256(output.name.encode()).hexdigest()[:16]}.raw"
         result = self._device.script(_join_script(out, output.file, samples, joined), timeout_s=120)
-        digest = self._device.hash(joined) if result.exit_code == 0 else None
-        if digest is None:
+        found = re.match(r"([0-9a-f]{64}) [^\n]*\n *([0-9]+)", result.text)
+        if result.exit_code != 0 or found is None:
             raise TransferError(
                 f"device {self._device.id}: output {output.name} is missing or incomplete",
                 why=result.stderr.decode("utf-8", "replace").strip()[:500] or "no such file after the run",
                 fix=f"see {self._folder / 'stderr.txt'}",
             )
+        digest, size = found[1], int(found[2])
         shape = (samples, *_without_batch(output.shape))
-        if not self._store.has_array(digest):
+        expected = np.dtype(output.dtype).itemsize * math.prod(shape)
+        if size != expected:
+            raise TransferError(
+                f"device {self._device.id}: output {output.name} has the wrong size",
+                why=f"{size:,} bytes; {output.dtype} {list(shape)} takes {expected:,}",
+                fix="the runner stopped early, or does not write what it says: see stderr.txt in the run's folder",
+            )
+        if self._store.has_array(digest):
+            self._spared += size
+        else:
             self._store.write_array(self._pull_array(joined, output, shape, digest))
         return TensorRecord(
             name=output.name, dtype=output.dtype, shape=shape, sha256=digest, quantization=output.quantization
@@ -287,16 +296,14 @@ class _Run:
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / "output.raw"
             self._device.pull(remote, local)
-            dtype = np.dtype(output.dtype).newbyteorder("<")
-            expected = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-            found = local.stat().st_size
-            if found != expected or sha256_file(local) != digest:
+            received = sha256_file(local)
+            if received != digest:
                 raise TransferError(
                     f"device {self._device.id}: output {output.name} did not arrive as the device holds it",
-                    why=f"{found:,} bytes, {expected:,} expected for {output.dtype} {shape}; device sha256 {digest[:16]}",
-                    fix="a short file means that the runner stopped early: see its stderr in the run's folder",
+                    why=f"{local.stat().st_size:,} bytes with sha256 {received[:16]} came, the device says {digest[:16]}",
+                    fix="check the cable or the network, then rerun",
                 )
-            return np.fromfile(local, dtype=dtype).reshape(shape)
+            return np.fromfile(local, dtype=np.dtype(output.dtype).newbyteorder("<")).reshape(shape)
 
     def _keep(self, name: str, data: bytes) -> None:
         (self._folder / name).write_bytes(data)
@@ -313,6 +320,7 @@ class _Run:
             transfers=Transfers(
                 pushed_bytes=self._device.pushed_bytes - pushed,
                 pulled_bytes=self._device.pulled_bytes - pulled,
+                spared_bytes=self._spared,
             ),
         )
 
@@ -335,12 +343,15 @@ def _without_batch(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _join_script(out: str, file: str, samples: int, joined: str) -> str:
-    """Return shell text that joins `Result_<n>/<file>` for every n, in order, and fails when one is missing."""
-    quoted_file = shlex.quote(file)
+    """Return shell text that joins `Result_<n>/<file>` for every n, in order; it says the hash and the size.
+
+    It fails when one is missing. `xargs` splits what would be too long for one command line, and quotes nothing:
+    a file's name is made of letters, digits, `_` and `.` (`OutputFile`).
+    """
     return (
-        f"cd {shlex.quote(out)} || exit 1; i=0; set --; "
-        f'while [ $i -lt {samples:d} ]; do set -- "$@" Result_$i/{quoted_file}; i=$((i+1)); done; '
-        f'cat -- "$@" > {shlex.quote(joined)}'
+        f"cd {shlex.quote(out)} || exit 1; i=0; "
+        f"while [ $i -lt {samples:d} ]; do echo Result_$i/{file}; i=$((i+1)); done | "
+        f"xargs cat > {shlex.quote(joined)} && sha256sum {shlex.quote(joined)} && wc -c < {shlex.quote(joined)}"
     )
 
 

@@ -68,7 +68,7 @@ class LabSession:
         self.devices = devices
         self.store = store
         self.lab = lab
-        self._cache = cache
+        self.cache = cache
         self._progress = progress
         self._guard = threading.Lock()
         self._inputs: dict[str, Arrays] = {}
@@ -123,7 +123,7 @@ class LabSession:
                 record = self.store.read_record(request.id)
                 if record is None:
                     record = run_on_device(
-                        device, request, self.store, cache=self._cache, progress=self._progress
+                        device, request, self.store, cache=self.cache, progress=self._progress
                     )
                 return record
         except InfrastructureError as error:
@@ -140,7 +140,7 @@ class LabSession:
         """Keep a model made from one of the matrix's, such as a tapped one, in the session's folder."""
         return self.store.write_file(name, content)
 
-    def prefetch(self, wanted: Sequence[tuple[DeviceSpec, ModelSpec]]) -> Prefetch:
+    def prefetch(self, wanted: Mapping[tuple[DeviceSpec, ModelSpec], bool]) -> Prefetch:
         """Begin to make the runs the standard suite will ask for, in the order it will ask, on several devices at once.
 
         A test that asks for a run in the making waits for the device's lease, and then finds the record.
@@ -181,14 +181,15 @@ class LabSession:
         self, spec: DeviceSpec, model: ModelSpec, inputs: Arrays, purpose: Purpose, path: Path
     ) -> RunRequest:
         sha256 = sha256_file(path)
-        digest = hashlib.sha256(f"{sha256}{sorted(model.options.items())}".encode())
+        runtime = spec.runtime or model.runtime
+        digest = hashlib.sha256(f"{sha256}{runtime}{sorted(model.options.items())}".encode())
         for name in sorted(inputs):
             digest.update(name.encode() + np.ascontiguousarray(inputs[name]).tobytes())
         return RunRequest(
             id=f"{model.id}.{spec.id}.{purpose}.{digest.hexdigest()[:8]}",
             model=ModelIdentity(id=model.id, variant=model.variant, sha256=sha256),
             path=path,
-            runtime=spec.runtime or model.runtime,
+            runtime=runtime,
             options=model.options,
             inputs=inputs,
             purpose=purpose,
@@ -212,18 +213,19 @@ class Prefetch:
 
     Args:
         session: whose runs they are.
-        wanted: device and model of each, in the order they will be asked for.
+        wanted: device and model of each, in the order they will be asked for, and whether a repeat will be too.
     """
 
-    def __init__(self, session: LabSession, wanted: Sequence[tuple[DeviceSpec, ModelSpec]]) -> None:
+    def __init__(self, session: LabSession, wanted: Mapping[tuple[DeviceSpec, ModelSpec], bool]) -> None:
         self._session = session
         self._end = threading.Event()
         self._pool = ThreadPoolExecutor(_PREFETCH_THREADS, thread_name_prefix="devicelab-prefetch")
-        for spec, model in dict.fromkeys(wanted):
-            self._pool.submit(self._make, spec, model)
+        for (spec, model), twice in wanted.items():
+            self._pool.submit(self._make, spec, model, twice)
 
-    def _make(self, spec: DeviceSpec, model: ModelSpec) -> None:
-        for run in (self._session.evaluate, self._session.repeat):
+    def _make(self, spec: DeviceSpec, model: ModelSpec, twice: bool) -> None:
+        runs = (self._session.evaluate, self._session.repeat)
+        for run in runs if twice else runs[:1]:
             if not self._end.is_set():
                 # What goes wrong here goes wrong again, and is reported, where a test asks for the run.
                 with suppress(DevicelabError):
@@ -238,8 +240,9 @@ class Prefetch:
 def read_labels(path: Path) -> npt.NDArray[np.integer]:
     """Read class labels, `[N]` integers; ModelError when the file is something else."""
     try:
-        labels = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as file:
+            labels = np.load(file, allow_pickle=False)
+    except Exception as error:  # a damaged file fails in all the ways of zip and numpy's header parser
         raise ModelError(
             f"{path}: labels cannot be read", why=str(error), fix="save them with numpy.save"
         ) from error

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from pytest_devicelab.evidence.events import Event
+from pytest_devicelab.logs.dialect import LineReader, Trigger
 from pytest_devicelab.logs.framing import LogLineRecord
 from pytest_devicelab.logs.ort_session import OrtSession
 from pytest_devicelab.logs.qnn import is_qnn_line
@@ -27,39 +28,60 @@ class OrtDialect:
     """
 
     name = "ort"
-    candidates = (
-        b"Validation FAILED",
-        b"placed on [",
-        b"preferred execution providers",
-        b"partitions supported by",
-        b"Unsupported nodes in",
-        b"backendValidateOpConfig",
-        b"Fusion modified: 1",
-        b"EpContext model",
-        b"default CPU EP",
-        b"Failed to finalize QNN graph",
-        b"Failed to create context from binary",
-        b"Failed to execute QNN graph",
-        b"QNN graph execute error",
+    triggers = (
+        *(
+            Trigger(literal=literal)
+            for literal in (
+                _SESSION_BEGINS.encode(),
+                _SESSION_READY.encode(),
+                b"Validation PASSED",
+                b"Validation FAILED",
+                b"Operator type: ",
+                b"REASON : ",
+                b"VerifyEachNodeIsAssigned",
+                b"preferred execution providers",
+                b"backend provider name: ",
+                b"Fusion modified: 1",
+                b"EpContext model",
+                b"default CPU EP",
+                b"Failed to create context from binary",
+                b"QNN graph",
+                b"QNN EP",
+                b"QNNExecutionProvider",
+                b"qnn_execution_provider",
+                b"QNN.backendValidateOpConfig",
+            )
+        ),
+        # The names of the nodes follow, one a line; below ONNX Runtime's own header or bare.
+        Trigger(literal=b"placed on [", counted=b"Number of nodes: "),
     )
 
-    def parse(self, lines: Sequence[LogLineRecord], *, source: str) -> Iterator[Event]:
-        """Return `op_rejected`, `placement`, `cpu_fallback`, `partition`, `fusion`, `load_error` events."""
-        sessions: dict[int | None, OrtSession] = {}
-        for record in lines:
-            if is_qnn_line(record):
-                continue
-            session = sessions.get(record.pid)
-            if session is None:
-                session = sessions[record.pid] = OrtSession()
-            header = _HEADER.match(record.message)
-            text = record.message if header is None else header["text"]
-            if text.startswith(_SESSION_BEGINS):
-                yield from session.events(dialect=self.name, source=source)
-                session = sessions[record.pid] = OrtSession(backend=session.backend)
-            session.read(record, text, "" if header is None else header["location"])
-            if text.startswith(_SESSION_READY):
-                yield from session.events(dialect=self.name, source=source)
-                sessions[record.pid] = OrtSession(backend=session.backend)
-        for session in sessions.values():
-            yield from session.events(dialect=self.name, source=source)
+    def reader(self, *, source: str) -> LineReader:
+        """Start on a log."""
+        return _OrtReader(source)
+
+
+class _OrtReader:
+    """Cuts each process's lines into sessions."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._sessions: dict[int | None, OrtSession] = {}
+
+    def read(self, record: LogLineRecord) -> Iterator[Event]:
+        if is_qnn_line(record):
+            return
+        session = self._sessions.setdefault(record.pid, OrtSession())
+        header = _HEADER.match(record.message)
+        text = record.message if header is None else header["text"]
+        if text.startswith(_SESSION_BEGINS):
+            yield from session.events(dialect=OrtDialect.name, source=self._source)
+            session = self._sessions[record.pid] = OrtSession(backend=session.backend)
+        session.read(record, text, "" if header is None else header["location"])
+        if text.startswith(_SESSION_READY):
+            yield from session.events(dialect=OrtDialect.name, source=self._source)
+            self._sessions[record.pid] = OrtSession(backend=session.backend)
+
+    def finish(self) -> Iterator[Event]:
+        for session in self._sessions.values():
+            yield from session.events(dialect=OrtDialect.name, source=self._source)

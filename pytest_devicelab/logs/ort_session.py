@@ -61,6 +61,7 @@ class OrtSession:
         default_factory=dict
     )
     _partition: tuple[LogLineRecord, re.Match[str]] | None = None
+    _function: str = ""
     _unnamed_on_cpu: LogLineRecord | None = None
 
     def read(self, record: LogLineRecord, text: str, location: str) -> None:
@@ -78,7 +79,7 @@ class OrtSession:
             or self._read_listing(record, text, thread, location)
             or self._read_rejections(record, text)
         ):
-            self._read_rest(record, text)
+            self._read_rest(record, text, location)
 
     def _read_unit(self, record: LogLineRecord, text: str, thread: _Thread, *, has_header: bool) -> bool:
         match = _VALIDATION.search(text)
@@ -148,12 +149,13 @@ class OrtSession:
             self._reject(rejection)
         return bool(found)
 
-    def _read_rest(self, record: LogLineRecord, text: str) -> None:
+    def _read_rest(self, record: LogLineRecord, text: str, location: str) -> None:
         partition, fusion, backend = _PARTITION.search(text), _FUSION.search(text), _BACKEND.search(text)
         if partition is not None:
+            self._function = location.rpartition(" ")[2]
             self._partition = (record, partition)  # printed once a pass: the last one is the outcome
         elif fusion is not None:
-            self._once.setdefault(("fusion", fusion[1]), ("fusion", record, {"transformer": fusion[1]}))
+            self._once.setdefault(("fusion", fusion[1]), ("fusion", record, _fusion_fields(fusion[1])))
         elif backend is not None:
             self.backend = backend[1].lower()
         elif "not assigned to the preferred execution providers" in text:
@@ -198,5 +200,23 @@ class OrtSession:
             yield "placement", self._unnamed_on_cpu, unnamed
         if self._partition is not None:
             record, match = self._partition
-            yield "partition", record, {"partitions": match[1], "nodes": match[2], "supported": match[3]}
+            yield "partition", record, _partition_fields(match, self._function, self.backend)
         yield from self._once.values()
+
+
+def _partition_fields(match: re.Match[str], function: str, backend: str) -> dict[str, str]:
+    # onnxruntime-qnn counts node groups, each a target op with its Q and DQ; classic ONNX Runtime counts nodes.
+    counts = {"GetCapabilityImpl": "groups", "GetCapability": "nodes"}.get(function, "")
+    return {
+        "supported": match[3],
+        "total": match[2],
+        "partitions": match[1],
+        "delegate": "QNN",
+        "on": backend or "qnn",
+        "counts": counts,
+    }
+
+
+def _fusion_fields(transformer: str) -> dict[str, str]:
+    """Return the fields of a `fusion`; ONNX Runtime names the transformer that fused, not the nodes."""
+    return {"transformer": transformer, "into": "", "from": transformer.partition("Fusion")[0]}

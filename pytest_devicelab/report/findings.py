@@ -8,6 +8,7 @@ from typing import Literal
 
 from pytest_devicelab.evidence.record import OpRow, RunRecord
 from pytest_devicelab.verdicts.verdict import Verdict
+from pytest_devicelab.virtual.onnx_model import MOVES_ONLY
 
 ShownBy = Literal["sources", "zero_cycles"]
 
@@ -39,7 +40,7 @@ class Fusion:
     """ONNX nodes that one operator of the NPU computes.
 
     Attributes:
-        into: the NPU's operator.
+        into: the NPU's operator, as the backend names it.
         sources: the nodes in it, `op type:name` where the type is known; `from` in JSON.
         shown_by: `sources` when the op trace names them all for one operator; `zero_cycles` when a row
             with no cycles stands beside a busy one, from which fusion is inferred.
@@ -70,8 +71,10 @@ def find_fallbacks(verdicts: Iterable[Verdict]) -> tuple[Fallback, ...]:
 def find_fusions(records: Iterable[RunRecord]) -> tuple[Fusion, ...]:
     """Find fused operators in op profiles, once for each model and device.
 
-    Quantize and dequantize nodes do not count: they are part of any quantized operator. One record
-    speaks for each model and device, the first with a profile, an evaluation if there is one.
+    Only nodes of the model count, those whose type is known: a compiler adds some of its own. Quantize and
+    dequantize nodes do not, being part of any quantized operator; nor does a node without cycles that only
+    moves values: it may as well have become nothing. One record speaks for each model and device, the first
+    with a profile, an evaluation if there is one.
     """
     chosen: dict[tuple[str, str], RunRecord] = {}
     for record in sorted(records, key=lambda record: record.purpose != "evaluate"):
@@ -103,16 +106,24 @@ def _fallback(verdict: Verdict, device: str, entry: Mapping[str, object]) -> Fal
 
 def _fusions(record: RunRecord) -> Iterator[Fusion]:
     rows = _by_name(record.ops)
+    # A backend may split a node over several operators; one with a busy operator is fused into no other.
+    busy = {node for row in rows if row.cycles for node in _computing(row)}
+    idle: dict[str, list[str]] = {}
     for index, row in enumerate(rows):
-        nodes = _computing(row)
-        if len(nodes) > 1:
-            yield _fusion(record, row.name, nodes, "sources")
-        elif nodes and not row.cycles and (neighbour := _busy_neighbour(rows, index)):
-            yield _fusion(record, neighbour, nodes, "zero_cycles")
-
-
-def _fusion(record: RunRecord, into: str, nodes: tuple[str, ...], shown_by: ShownBy) -> Fusion:
-    return Fusion(model=record.model.id, device=record.device.id, into=into, sources=nodes, shown_by=shown_by)
+        nodes = [node for node in _computing(row) if node not in busy and not _only_moves(node)]
+        if nodes and not row.cycles:
+            idle.setdefault(_busy_neighbour(rows, index), []).extend(nodes)
+    for row in rows:
+        joined = idle.get(row.name, [])
+        nodes = [*joined, *_computing(row)]
+        if row.cycles and len(nodes) > 1:
+            yield Fusion(
+                model=record.model.id,
+                device=record.device.id,
+                into=row.name,
+                sources=tuple(dict.fromkeys(nodes)),
+                shown_by="zero_cycles" if joined else "sources",
+            )
 
 
 def _by_name(ops: tuple[OpRow, ...]) -> list[OpRow]:
@@ -139,10 +150,12 @@ def _busy_neighbour(rows: list[OpRow], index: int) -> str:
 
 
 def _computing(row: OpRow) -> tuple[str, ...]:
-    return tuple(source for source in dict.fromkeys(row.sources) if not _only_requantizes(source))
+    return tuple(
+        source
+        for source in dict.fromkeys(row.sources)
+        if ":" in source and source.partition(":")[0] not in ("QuantizeLinear", "DequantizeLinear")
+    )
 
 
-def _only_requantizes(source: str) -> bool:
-    op, typed, _ = source.partition(":")
-    # Without a type the name must do; both writers of QDQ models put the op's name into the node's.
-    return op in ("QuantizeLinear", "DequantizeLinear") if typed else "quantizelinear" in source.lower()
+def _only_moves(source: str) -> bool:
+    return source.partition(":")[0] in MOVES_ONLY

@@ -97,4 +97,7 @@ def _content(session: Session) -> dict[str, Any]:
         "simulation_mark": partial(phrases.simulation_mark, session),
         "parting": phrases.parting,
         "divergence": phrases.divergence,
+        "loss": phrases.loss,
+        "distance": phrases.distance,
+        "moved": phrases.moved(session),
     }

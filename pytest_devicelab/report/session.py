@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytest_devicelab.evidence.codec import encode
-from pytest_devicelab.evidence.record import Purpose, RunRecord, Status
+from pytest_devicelab.evidence.record import Purpose, RunRecord, Status, Transfers
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
 from pytest_devicelab.report.findings import Fallback, Fusion, find_fallbacks, find_fusions
-from pytest_devicelab.verdicts.comparison import Comparison, Divergence, PairDiff
+from pytest_devicelab.verdicts.comparison import Comparison, Distance, Divergence, PairDiff
+from pytest_devicelab.verdicts.ledger import Ledger
 from pytest_devicelab.verdicts.verdict import Outcome, Verdict
 
 SCHEMA = "devicelab.session/1"
@@ -62,7 +63,11 @@ class ModelEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEntry:
-    """One run; `record` is its path in the session folder, `duration_s` the time of all its attempts."""
+    """One run; `record` is its path in the session folder, `duration_s` the time of all its attempts.
+
+    Attributes:
+        spared_bytes: of outputs left on the device, because the same bits had come from another run.
+    """
 
     id: str
     device: str
@@ -74,6 +79,9 @@ class RunEntry:
     samples: int
     attempts: int
     duration_s: float
+    pushed_bytes: int
+    pulled_bytes: int
+    spared_bytes: int
     record: str
     error: str
 
@@ -94,9 +102,21 @@ class ComparisonEntry:
     output: str
     classes: tuple[tuple[str, ...], ...]
     pairs: tuple[PairDiff, ...]
+    distances: tuple[tuple[Distance | None, ...], ...]
     first_divergence: Divergence | None
     divergences: tuple[Divergence, ...]
     missing: tuple[MissingDevice, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttributionEntry:
+    """Whose the loss of one output is: an `Attribution`, with the model and output it is about."""
+
+    model: str
+    output: str
+    line: str
+    signal: Ledger
+    accuracy: Ledger | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +144,7 @@ class Session:
         notes: the matrix reader's remarks, such as which real chip an invented name was taken for.
         outcome: the worst verdict; never `pass` without a verdict, or when pytest itself did not end well.
         simulated: whether any device is simulated, and with it its figures.
+        transfers: bytes of all runs together.
     """
 
     id: str
@@ -138,7 +159,9 @@ class Session:
     devices: tuple[DeviceEntry, ...]
     models: tuple[ModelEntry, ...]
     runs: tuple[RunEntry, ...]
+    transfers: Transfers
     comparisons: tuple[ComparisonEntry, ...]
+    attribution: tuple[AttributionEntry, ...]
     verdicts: tuple[VerdictEntry, ...]
     fallbacks: tuple[Fallback, ...]
     fusions: tuple[Fusion, ...]
@@ -185,7 +208,9 @@ def assemble(
         devices=devices,
         models=tuple(_model(spec, matrix.path.parent, records) for spec in matrix.models),
         runs=tuple(_run(record) for record in records),
+        transfers=_transfers(records),
         comparisons=tuple(_comparison(comparison) for comparison in compared),
+        attribution=tuple(entry for comparison in compared for entry in _attribution(comparison)),
         verdicts=verdicts,
         fallbacks=find_fallbacks(verdict for verdict, _ in judged),
         fusions=find_fusions(records),
@@ -281,6 +306,9 @@ def _run(record: RunRecord) -> RunEntry:
         samples=record.samples,
         attempts=len(record.attempts),
         duration_s=round(sum(attempt.duration_s for attempt in record.attempts), 3),
+        pushed_bytes=record.transfers.pushed_bytes,
+        pulled_bytes=record.transfers.pulled_bytes,
+        spared_bytes=record.transfers.spared_bytes,
         record=f"runs/{record.id}/record.json",
         error=record.error,
     )
@@ -305,9 +333,31 @@ def _comparison(comparison: Comparison) -> ComparisonEntry:
         output=comparison.output,
         classes=comparison.classes,
         pairs=comparison.pairs,
+        distances=comparison.distances,
         first_divergence=comparison.first_divergence,
         divergences=comparison.divergences,
         missing=tuple(MissingDevice(device=device, reason=reason) for device, reason in comparison.missing),
+    )
+
+
+def _attribution(comparison: Comparison) -> Iterable[AttributionEntry]:
+    found = comparison.attribution
+    if found is not None:
+        yield AttributionEntry(
+            model=comparison.model,
+            output=comparison.output,
+            line=found.line,
+            signal=found.signal,
+            accuracy=found.accuracy,
+        )
+
+
+def _transfers(records: list[RunRecord]) -> Transfers:
+    moved = [record.transfers for record in records]
+    return Transfers(
+        pushed_bytes=sum(each.pushed_bytes for each in moved),
+        pulled_bytes=sum(each.pulled_bytes for each in moved),
+        spared_bytes=sum(each.spared_bytes for each in moved),
     )
 
 

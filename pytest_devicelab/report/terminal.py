@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile, zip_longest
+from typing import TypeVar
 
 from pytest_devicelab.report import phrases
+from pytest_devicelab.report.findings import Fallback
 from pytest_devicelab.report.grid import (
     Cell,
     chip_names,
@@ -16,82 +17,79 @@ from pytest_devicelab.report.grid import (
     merge_fallbacks,
     merge_fusions,
 )
-from pytest_devicelab.report.session import ComparisonEntry, DeviceEntry, Session
-
-Style = Literal["heading", "plain", "quiet", "pass", "fail", "inconclusive"]
+from pytest_devicelab.report.lines import Entry, Line, Style, cut, limited, wrapped
+from pytest_devicelab.report.session import ComparisonEntry, DeviceEntry, Session, VerdictEntry
+from pytest_devicelab.verdicts.comparison import Divergence
 
 T = TypeVar("T")
 
-# Rows each section may take; with the fixed lines around them they come to MAX_LINES at most.
-MAX_LINES = 40
-_DEVICES, _ALARMS, _CLASSES, _FALLBACKS = 9, 4, 8, 2
+MAX_LINES = 48
+_DEVICES = 9  # rows of the table
 _COLUMN = 13  # the narrowest column that shows ` 99.26% B *!X` whole
 
 _LEGEND = "A B: identical bits  * declared fallback  ! undeclared  X fail  ? inconclusive"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One line of the summary, without a newline; `style` is for the terminal to colour it by."""
-
-    text: str
-    style: Style = "plain"
+_PARTED = "Classes of identical bits, and the layer at which each parts from the first"
 
 
 def summarize(session: Session, width: int, *, folder: str | None = None) -> list[Line]:
-    """Say what a session found, in at most 40 lines.
+    """Say what a session found, in at most 48 lines.
 
-    What does not fit is counted, and what is not green is shown before what is.
+    Sentences are wrapped, not cut. What does not fit is counted, and what is not green comes before what is.
 
     Args:
         session: the session.
-        width: columns of the terminal; longer lines are cut.
+        width: columns of the terminal.
         folder: where the session lies, for the reader to go on; by default `reports/<id>`.
     """
-    sections = (
-        _head(session),
-        _alarms(session),
-        _table(session, width),
-        _classes(session),
-        _fallbacks(session),
-        _fusions(session),
-        _read_next(folder or f"reports/{session.id}"),
+    head, table = _head(session, width), _table(session, width)
+    end = wrapped(
+        f"Read next: {folder or f'reports/{session.id}'}/report.html, session.json", width, "heading"
     )
-    kept = [section for section in sections if section]
-    lines = [line for section in kept for line in section]
-    if len(lines) + len(kept) - 1 <= MAX_LINES:
-        lines = [line for section in kept for line in (*section, Line(text=""))][:-1]
-    return [Line(text=_cut(phrases.visible(line.text), width), style=line.style) for line in lines]
+    room = MAX_LINES - len(head) - len(table) - len(end)
+    alarms = limited("", _alarms(session, width), room // 2, "finding")
+    room -= len(alarms)
+    fallbacks = limited("Fell back to the CPU", _fallbacks(session, width), room // 3, "fallback")
+    room -= len(fallbacks)
+    losses = limited("What was lost, and to what", _losses(session, width), room // 3, "loss")
+    room -= len(losses)
+    fused = _fusions(session, width)
+    # Two lines say at least how many fusions there are.
+    classes = limited(_PARTED, _classes(session, width), room - 2 * bool(fused), "comparison")
+    fusions = limited(_fused_title(session), fused, room - len(classes), "model")
+    kept = [section for section in (head, alarms, table, losses, classes, fallbacks, fusions, end) if section]
+    spare = MAX_LINES - sum(map(len, kept))
+    lines = list(kept[0])
+    for number, section in enumerate(kept[1:]):
+        lines += [Line(text="")] * (number < spare) + section
+    return [Line(text=cut(phrases.visible(line.text), width), style=line.style) for line in lines]
 
 
-def _head(session: Session) -> list[Line]:
-    head = [Line(text=f"{session.outcome.upper()}: {phrases.headline(session)}", style=session.outcome)]
+def _head(session: Session, width: int) -> Entry:
+    head = wrapped(f"{session.outcome.upper()}: {phrases.headline(session)}", width, session.outcome)
     if note := phrases.simulation_note(session):
-        head.append(Line(text=f"SIMULATED: {note}", style="heading"))
+        head += wrapped(f"SIMULATED: {note}", width, "heading")
     return head
 
 
-def _alarms(session: Session) -> list[Line]:
-    """Name the verdicts that are not green, failures first."""
-    alarms = sorted(
-        (verdict for verdict in session.verdicts if verdict.verdict != "pass"),
-        key=lambda verdict: verdict.verdict != "fail",
-    )
-    return _limited(
-        [
-            Line(
-                text=f"{entry.verdict.upper()} {entry.check} {entry.model} on {', '.join(entry.devices)}: "
-                f"{_one_line(entry.reason)}",
-                style=entry.verdict,
-            )
-            for entry in alarms
-        ],
-        _ALARMS,
-        "verdict",
-    )
+def _alarms(session: Session, width: int) -> list[Entry]:
+    """Name the verdicts that are not green, failures first; one entry for each check of a model."""
+    groups: dict[tuple[str, str, str], list[VerdictEntry]] = {}
+    for verdict in sorted(session.verdicts, key=lambda verdict: verdict.verdict != "fail"):
+        if verdict.verdict != "pass":
+            groups.setdefault((verdict.verdict, verdict.check, verdict.model), []).append(verdict)
+    return [_alarm(group, width) for group in groups.values()]
 
 
-def _table(session: Session, width: int) -> list[Line]:
+def _alarm(group: list[VerdictEntry], width: int) -> Entry:
+    first = group[0]
+    devices = dict.fromkeys(device for verdict in group for device in verdict.devices)
+    alike = len({verdict.reason for verdict in group}) == 1
+    told = "" if alike else f" (the reason is that of {', '.join(first.devices)})"
+    subject = f"{first.verdict.upper()} {first.check} {first.model} on {', '.join(devices)}{told}"
+    return wrapped(f"{subject}: {first.reason}", width, first.verdict)
+
+
+def _table(session: Session, width: int) -> Entry:
     """Draw the chip x model table: a row a device, a column a model, a CPU's figures above them."""
     every = columns(session)
     rows = _urgent_first(
@@ -99,26 +97,29 @@ def _table(session: Session, width: int) -> list[Line]:
         _DEVICES,
         lambda row: any(column.cells[row[0]].verdict in ("fail", "inconclusive") for column in every),
     )
-    title = "accuracy (simulated)" if session.simulated else "accuracy"
-    labels = [title, "float, CPU", "quantized, CPU", *(_device(device) for _, device in rows)]
+    prefix = _shared_prefix([column.model for column in every])
+    titles = [f"accuracy of {prefix}*" if prefix else "accuracy", *["(simulated)"] * session.simulated]
+    labels = [*titles, "quantized, CPU", *(_device(device) for _, device in rows)]
     label_width = max(map(len, labels)) + 2
     shown = _urgent_first(
         list(every),
         max(1, (width - label_width) // _COLUMN),
         lambda column: column.verdict in ("fail", "inconclusive"),
     )
-    widest = max((len(column.model) for column in shown), default=0) + 2
+    names = [phrases.visible(column.model[len(prefix) :]) for column in shown]
+    widest = max(map(len, names), default=0) + 2
     column_width = max(_COLUMN, min(widest, (width - label_width) // max(1, len(shown))))
 
-    def row(label: str, texts: Sequence[str], style: Style) -> Line:
-        cells = "".join(_cut_middle(text, column_width - 1).ljust(column_width) for text in texts)
+    def row(label: str, texts: Iterable[str], style: Style) -> Line:
+        cells = "".join(cut(text, column_width - 1).ljust(column_width) for text in texts)
         return Line(text=(label.ljust(label_width) + cells).rstrip(), style=style)
 
+    headers = zip_longest(*(_name_lines(name, column_width - 1) for name in names), fillvalue="")
     lines = [
-        row(title, [column.model for column in shown], "heading"),
-        row("float, CPU", [column.on_float for column in shown], "quiet"),
-        row("quantized, CPU", [column.on_cpu for column in shown], "quiet"),
+        row(title, header or (), "heading") for title, header in zip_longest(titles, headers, fillvalue="")
     ]
+    lines.append(row("float, CPU", [column.on_float for column in shown], "quiet"))
+    lines.append(row("quantized, CPU", [column.on_cpu for column in shown], "quiet"))
     for index, device in rows:
         cells = [column.cells[index] for column in shown]
         lines.append(row(_device(device), [_cell(cell) for cell in cells], _row_style(cells)))
@@ -129,77 +130,105 @@ def _table(session: Session, width: int) -> list[Line]:
     ]
     if hidden:
         lines.append(Line(text=f"… and {', '.join(hidden)} in report.html", style="quiet"))
-    return [*lines, Line(text=_LEGEND, style="quiet")]
+    return [*lines, *wrapped(_LEGEND, width, "quiet")]
 
 
-def _classes(session: Session) -> list[Line]:
-    """Name the classes of each comparison, and where the first two of them part."""
-    if not session.comparisons:
-        return []
+def _losses(session: Session, width: int) -> list[Entry]:
+    """Say of each model what it lost and to what; a loss that is a chip's comes first, with what follows from it."""
+    blamed = {"chip", "every_chip"}
+    entries = []
+    for found in sorted(session.attribution, key=lambda found: found.signal.cause not in blamed):
+        entry = wrapped(phrases.attributed(session, found), width, "plain")
+        if found.signal.cause in blamed:
+            entry += wrapped(f"  {found.signal.reason}", width, "inconclusive")
+        entries.append(entry)
+    return entries
+
+
+def _classes(session: Session, width: int) -> list[Entry]:
+    """Name the classes of each comparison, and for each but the first where it parts from that."""
     letters = {found.model: class_letters(session, found.model) for found in session.comparisons}
-    lines: list[Line] = []
-    for comparison in session.comparisons:
-        lines.append(Line(text=_class_line(session, comparison, letters[comparison.model])))
-        found = comparison.first_divergence
-        if found:
-            place = f"{phrases.parting(found, letters[comparison.model])} {phrases.divergence(found)}"
-            lines.append(Line(text=f"  {place}", style="quiet"))
-    return [Line(text="Devices with identical bits", style="heading"), *_limited(lines, _CLASSES, "line")]
+    entries = []
+    for found in session.comparisons:
+        names = [_class_name(session, devices, letters[found.model]) for devices in found.classes]
+        missing = ", ".join(entry.device for entry in found.missing)
+        first = names[0] if names else "nothing to compare"
+        alone = "; no other class" if len(names) == 1 else ""
+        lost = f"; no output from {missing}" if missing else ""
+        entry = wrapped(f"{found.model} {found.output}: {first}{alone}{lost}", width, "plain")
+        for name, devices in zip(names[1:], found.classes[1:], strict=True):
+            entry += wrapped(f"  {name}: {_parting(found, devices)}", width, "quiet")
+        entries.append(entry)
+    return entries
 
 
-def _class_line(session: Session, comparison: ComparisonEntry, letters: dict[str, str]) -> str:
-    classes = []
-    for devices in comparison.classes:
-        names = "/".join(letters_of(devices, letters))
-        classes.append((f"{names} {{{','.join(chip_names(session, devices))}}}", " ".join(devices)))
-    text = " | ".join(name for name, _ in classes) or "nothing to compare"
-    ids = " | ".join(ids for _, ids in classes)
-    missing = (
-        f"; no output: {' '.join(entry.device for entry in comparison.missing)}" if comparison.missing else ""
-    )
-    return f"{comparison.model} {comparison.output}: {text}  ({ids}{missing})"
+def _class_name(session: Session, devices: tuple[str, ...], letters: dict[str, str]) -> str:
+    return f"{'/'.join(letters_of(devices, letters))} {{{','.join(chip_names(session, devices))}}}"
 
 
-def _fallbacks(session: Session) -> list[Line]:
+def _parting(comparison: ComparisonEntry, devices: tuple[str, ...]) -> str:
+    """Say where a class parts from the first: at which layer, or else in how much of the output."""
+    for divergence in comparison.divergences:
+        if divergence.observed == devices:
+            return _layer(divergence)
+    for pair in comparison.pairs:
+        if pair.observed == devices[0]:
+            amount = f"{pair.elements_different:,} of {pair.elements:,} differ"
+            return f"{amount} in the output; its layers were not compared"
+    return "not held against the first"
+
+
+def _layer(found: Divergence) -> str:
+    # A quantizer names its nodes for what they do; saying the type once more only makes the line longer.
+    node = found.node if found.op in found.node else f"{found.op} {found.node}"
+    steps = f", up to {found.max_lsb:.3g} LSB" if found.max_lsb is not None else ""
+    amount = f"{found.elements_different:,} of {found.elements:,} differ{steps}"
+    place = f"{node}, layer {found.depth}/{found.layers}; {amount}"
+    if found.taps_changed_output:
+        return f"perhaps {place}; a hint only: tapping changed the model's output"
+    return place
+
+
+def _fallbacks(session: Session, width: int) -> list[Entry]:
     """Name each fallback, the runtime's own reason for it, and whether the matrix declares it."""
     merged = sorted(merge_fallbacks(session.fallbacks), key=lambda pair: pair[0].expected)
-    if not merged:
-        return []
-    lines = [Line(text="Fell back to the CPU", style="heading")]
-    for found, devices in merged[:_FALLBACKS]:
-        said = f'"{_one_line(found.reason)}"' if found.reason else "gave no reason"
-        known = (
-            f"declared: {_one_line(found.expected_reason)}"
-            if found.expected
-            else "not declared in the matrix"
-        )
-        lines += [
-            Line(text=f"{found.op} {found.node} in {found.model} on {' '.join(devices)}"),
-            Line(text=f"  runtime: {said}", style="quiet"),
-            Line(text=f"  {known}", style="quiet" if found.expected else "inconclusive"),
-        ]
-    if len(merged) > _FALLBACKS:
-        rest = phrases.count(len(merged) - _FALLBACKS, "more fallback")
-        lines.append(Line(text=f"… and {rest} in report.html", style="quiet"))
-    return lines
+    return [_fallback(session, found, devices, width) for found, devices in merged]
 
 
-def _fusions(session: Session) -> list[Line]:
-    merged = merge_fusions(session.fusions)
-    if not merged:
-        return []
-    example, devices = merged[0]
-    nodes = " + ".join(example.sources)
-    how = "" if example.shown_by == "sources" else " (0 cycles of its own)"
-    place = f"{example.model} on {' '.join(devices)}"
-    return [Line(text=f"Fused: {len(merged)}, such as {nodes}{how} into {example.into} in {place}")]
-
-
-def _read_next(folder: str) -> list[Line]:
+def _fallback(session: Session, found: Fallback, devices: tuple[str, ...], width: int) -> Entry:
+    said = f'"{found.reason}"' if found.reason else "the runtime gave none"
+    known = f"declared: {found.expected_reason}" if found.expected else "not declared in the matrix"
     return [
-        Line(text=f"Read next: {folder}/report.html", style="heading"),
-        Line(text=f"           {folder}/session.json"),
+        *wrapped(f"{found.op} {found.node} in {found.model} on {_where(session, devices)}", width, "plain"),
+        *wrapped(f"  reason: {said}", width, "quiet"),
+        *wrapped(f"  {known}", width, "quiet" if found.expected else "inconclusive"),
     ]
+
+
+def _fusions(session: Session, width: int) -> list[Entry]:
+    """Say which nodes became one operator; models in which the same did share an entry."""
+    fused: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for fusion, devices in merge_fusions(session.fusions):
+        nodes = " + ".join(source.replace(":", " ", 1) for source in fusion.sources)
+        fused.setdefault((fusion.model, devices), []).append(nodes)
+    models: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
+    for (model, devices), found in fused.items():
+        models.setdefault((tuple(found), devices), []).append(model)
+    return [
+        wrapped(f"{', '.join(names)} on {_where(session, devices)}: {', '.join(found)}", width, "plain")
+        for (found, devices), names in models.items()
+    ]
+
+
+def _fused_title(session: Session) -> str:
+    inferred = {fusion.shown_by == "zero_cycles" for fusion in session.fusions}
+    how = {(True,): " (inferred from 0 cycles)", (False, True): " (some inferred from 0 cycles)"}
+    return f"Fused on the NPU: nodes joined by + -> one HTP op{how.get(tuple(sorted(inferred)), '')}"
+
+
+def _where(session: Session, devices: tuple[str, ...]) -> str:
+    every = [device.id for device in session.devices if device.hexagon]
+    return f"all {len(every)} NPUs" if len(every) > 1 and set(every) == set(devices) else " ".join(devices)
 
 
 def _device(device: DeviceEntry) -> str:
@@ -228,25 +257,21 @@ def _urgent_first(items: Sequence[T], room: int, urgent: Callable[[T], bool]) ->
     return [items[index] for index in sorted(kept)]
 
 
-def _limited(lines: list[Line], room: int, noun: str) -> list[Line]:
-    """Keep the first lines, and count the others on one more."""
-    if len(lines) <= room:
-        return lines
-    rest = phrases.count(len(lines) - room + 1, f"more {noun}")
-    return [*lines[: room - 1], Line(text=f"… and {rest} in report.html", style="quiet")]
+def _shared_prefix(names: Sequence[str]) -> str:
+    """Return the words all names begin with, leaving each at least its last: `digits_`."""
+    if len(names) < 2:
+        return ""
+    leading = zip(*(name.split("_")[:-1] for name in names), strict=False)
+    return "".join(f"{words[0]}_" for words in takewhile(lambda words: len(set(words)) == 1, leading))
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _cut_middle(text: str, width: int) -> str:
-    """Cut where names of one family differ least: `digits…_a16w8`."""
-    if len(text) <= width:
-        return text
-    tail = width // 2
-    return f"{text[: width - tail - 1]}…{text[-tail:]}"
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+def _name_lines(name: str, width: int) -> list[str]:
+    """Break a name behind a `_`, where it can be: `transformer_`, `int8`."""
+    pieces = [f"{piece}_" for piece in name.split("_")]
+    pieces[-1] = pieces[-1][:-1]
+    lines = [""]
+    for piece in pieces:
+        if lines[-1] and len(lines[-1]) + len(piece) > width:
+            lines.append("")
+        lines[-1] += piece
+    return lines if len(lines) <= 2 else [lines[0], cut("".join(lines[1:]), width)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_devicelab.errors import ModelError
+from pytest_devicelab.evidence.atomic import whole_file
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
@@ -35,17 +35,20 @@ def load_inputs(path: Path, *, samples: int | None = None) -> Arrays:
     """Read evaluation inputs: an .npz of arrays `[N, ...]` named like the model's inputs.
 
     Raises:
-        ModelError: not an .npz, holds objects, or the arrays do not agree on N.
+        ModelError: not an .npz, holds something else than numbers, or the arrays do not agree on N.
     """
     try:
-        with np.load(path, allow_pickle=False) as bundle:
+        # Opened here, because numpy forgets to close what turns out to be no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as bundle:
             arrays = {name: np.ascontiguousarray(bundle[name][:samples]) for name in bundle.files}
-    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # a damaged file fails in all the ways of zip, zlib and numpy's header parser
         raise ModelError(
             f"{path}: inputs cannot be read",
             why=str(error),
-            fix="save them with numpy.savez(path, input_name=array) and no object arrays",
+            fix="save them with numpy.savez(path, input_name=array): arrays [N, ...] of numbers",
         ) from error
+    if odd := {name: str(array.dtype) for name, array in arrays.items() if array.dtype.kind not in "biuf"}:
+        raise ModelError(f"{path}: inputs are not numbers", why=f"dtype by input: {odd}", fix="save numbers")
     counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if not arrays or len(set(counts.values())) != 1 or 0 in counts.values():
         raise ModelError(
@@ -69,13 +72,11 @@ def pack_inputs(arrays: Arrays, cache: Path) -> InputArchive:
     samples = len(next(iter(arrays.values())))
     path = cache / f"inputs-{digest.hexdigest()[:32]}.tar"
     if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
         with (
-            tempfile.NamedTemporaryFile(dir=cache, delete=False) as file,
+            whole_file(path) as file,
             tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
         ):
             _fill(tar, arrays, samples)
-        Path(file.name).replace(path)
     return InputArchive(path=path, samples=samples, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 

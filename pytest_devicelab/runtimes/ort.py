@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pytest_devicelab.errors import TransferError
 from pytest_devicelab.evidence.codec import decode
-from pytest_devicelab.evidence.record import NodePlacement, OpRow, Quantization
+from pytest_devicelab.evidence.record import NodePlacement, OpRow
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.runtimes.runtime import Job, Leftovers, OutputFile, Prepared
@@ -56,46 +57,49 @@ class OrtRuntime:
     def read_outputs(self, prepared: Prepared, folder: Path) -> tuple[OutputFile, ...]:
         """Read what ort-run says it wrote; the grid of a float output is taken from the model."""
         grids = output_quantization(load_model(prepared.file))
-        found = _read(folder / _OUTPUTS)
-        if not found:
+        outputs = _read(folder / _OUTPUTS, OutputFile)
+        if not outputs or len({output.name for output in outputs}) != len(outputs):
             raise TransferError(
-                f"ort-run left no {_OUTPUTS}", why="it says which outputs there are", fix="see stderr.txt"
+                f"{folder / _OUTPUTS}: ort-run does not say which outputs there are",
+                why="an output is named twice" if outputs else "the file is missing or empty",
+                fix="see stderr.txt beside it",
             )
-        outputs = []
-        for entry in found:
-            output = decode(OutputFile, entry, file=str(folder / _OUTPUTS))
-            grid: Quantization | None = output.quantization or grids.get(output.name)
-            outputs.append(
-                OutputFile(
-                    name=output.name,
-                    file=output.file,
-                    dtype=output.dtype,
-                    shape=output.shape,
-                    quantization=grid,
-                )
-            )
-        return tuple(outputs)
+        return tuple(
+            replace(output, quantization=output.quantization or grids.get(output.name)) for output in outputs
+        )
 
     def read_leftovers(self, prepared: Prepared, folder: Path) -> Leftovers:
         """Read placement, op rows and versions as ort-run wrote them."""
-        versions = _read(folder / _VERSIONS)
+        versions = _load(folder / _VERSIONS, dict)
         return Leftovers(
-            ops=tuple(decode(OpRow, row, file=str(folder / _OPS)) for row in _read(folder / _OPS)),
-            placement=tuple(
-                decode(NodePlacement, node, file=str(folder / _PLACEMENT))
-                for node in _read(folder / _PLACEMENT)
-            ),
-            versions={str(key): str(value) for key, value in versions.items()} if versions else {},
+            ops=_read(folder / _OPS, OpRow),
+            placement=_read(folder / _PLACEMENT, NodePlacement),
+            versions={str(key): str(value) for key, value in versions.items()},
         )
 
 
-def _read(path: Path) -> Any:
-    """Read a JSON file a device wrote; an absent one holds nothing."""
+Row = TypeVar("Row")
+Json = TypeVar("Json", dict[str, Any], list[Any])
+
+
+def _read(path: Path, cls: type[Row]) -> tuple[Row, ...]:
+    """Read a JSON list of rows that a device wrote; an absent file holds none."""
+    return tuple(decode(cls, row, file=str(path)) for row in _load(path, list))
+
+
+def _load(path: Path, kind: type[Json]) -> Json:
     if not path.exists():
-        return []
+        return kind()
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise TransferError(
             f"{path}: not JSON", why=str(error), fix="the runner stopped early; see stderr.txt"
         ) from error
+    if not isinstance(found, kind):
+        raise TransferError(
+            f"{path}: not what it should be",
+            why=f"a JSON {kind.__name__} was expected, found {type(found).__name__}",
+            fix="docs/reference/ort-run.md says what a runner writes",
+        )
+    return found

@@ -10,7 +10,7 @@ from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.runtimes.compile import compile_context
 from pytest_devicelab.runtimes.runtime import Job, Leftovers, OutputFile, Prepared
-from pytest_devicelab.virtual.onnx_model import load_model, op_types, output_quantization
+from pytest_devicelab.virtual.onnx_model import load_model, op_types, output_quantization, signature
 from pytest_devicelab.virtual.profile import op_rows
 from pytest_devicelab.virtual.tools.raw_files import file_name
 
@@ -47,6 +47,8 @@ class QnnRuntime:
         assert soc is not None, "backend() has refused a device whose chip is unknown"
         compiled = compile_context(model, soc, options, cache / "contexts")
         graph = load_model(model)
+        declared = {tensor.name: tensor.dtype for tensor in signature(graph)[0]}
+        taken = compiled.info.graphs[0].inputs
         grids = output_quantization(graph)
         return Prepared(
             file=compiled.path,
@@ -64,6 +66,13 @@ class QnnRuntime:
             versions=compiled.versions,
             log=compiled.log,
             op_types=op_types(graph),
+            # Files hold what the model declares. Where the compiler moved the quantization of an input out of the
+            # graph, the model declares float32 and the graph takes integers: then the runner quantizes.
+            native_inputs=tuple(
+                tensor.name
+                for tensor in taken
+                if tensor.dtype == declared.get(tensor.name) and tensor.dtype != "float32"
+            ),
             op_sources=compiled.sources,
         )
 
@@ -75,6 +84,11 @@ class QnnRuntime:
             "--backend=libQnnHtp.so",
             f"--input_list={job.input_list}",
             f"--output_dir={job.output_dir}",
+            *(
+                [f"--native_input_tensor_names={','.join(prepared.native_inputs)}"]
+                if prepared.native_inputs
+                else []
+            ),
             "--use_native_output_files",
             "--profiling_level=detailed",
             f"--log_level={_LOG_LEVELS[job.log_level]}",

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from pytest_devicelab.errors import TransferError
 from pytest_devicelab.evidence.record import NodePlacement, OpRow, Quantization
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec
+
+_DTYPES = frozenset(
+    {
+        "bool",
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+        "float16",
+        "float32",
+        "float64",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +42,23 @@ class OutputFile:
     shape: tuple[int, ...]
     quantization: Quantization | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what a device cannot mean: it is a device that says this, and both file and numbers are used.
+
+        Raises:
+            TransferError: the file would lie elsewhere, the dtype is none of numbers, or the shape is negative.
+        """
+        if (
+            not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.]*", self.file)
+            or self.dtype not in _DTYPES
+            or any(extent < 0 for extent in self.shape)
+        ):
+            raise TransferError(
+                f"output {self.name[:80]!r} cannot be read",
+                why=f"file {self.file[:80]!r}, dtype {self.dtype[:80]!r}, shape {list(self.shape)[:16]}",
+                fix="a file is a name of letters, digits, _ and .; a dtype is numpy's, such as float32",
+            )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
@@ -43,6 +72,7 @@ class Prepared:
         log: what the compiler said.
         op_types: ONNX operator type of each named node, to name the sources of an op row.
         op_sources: backend operator -> ONNX nodes it was made from, where the compiler said so.
+        native_inputs: inputs whose files hold the graph's own dtype, when that is not float32.
     """
 
     file: Path
@@ -52,6 +82,7 @@ class Prepared:
     log: bytes = b""
     op_types: Mapping[str, str] = field(default_factory=dict)
     op_sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    native_inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

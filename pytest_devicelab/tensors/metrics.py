@@ -7,6 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from pytest_devicelab.tensors.formats import codes_of, distances_of, format_of
+
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float64]
 
@@ -22,20 +24,7 @@ def distances(reference: Array, observed: Array) -> Floats:
         `|observed - reference|` as float64 `[elements]`, integers subtracted without wrapping. Two NaNs are
         at distance 0; when only one value is NaN or infinite, the distance is inf.
     """
-    if reference.dtype.kind != "f":
-        wide = np.uint64 if reference.dtype == np.uint64 else np.int64
-        whole_left, whole_right = reference.astype(wide).reshape(-1), observed.astype(wide).reshape(-1)
-        # The distance of two 64-bit integers needs 64 bits without a sign; modulo 2**64 it comes out exact.
-        gap = np.maximum(whole_left, whole_right).view(np.uint64) - np.minimum(whole_left, whole_right).view(
-            np.uint64
-        )
-        return gap.astype(np.float64)
-    left, right = _wide(reference), _wide(observed)
-    with np.errstate(invalid="ignore", over="ignore"):
-        distance = np.abs(right - left)
-    distance[np.isnan(distance)] = np.inf
-    distance[(left == right) | (np.isnan(left) & np.isnan(right))] = 0.0
-    return distance
+    return distances_of(codes_of(reference), codes_of(observed), format_of(reference.dtype))
 
 
 def sqnr_db(reference: Array, observed: Array) -> float | None:
@@ -55,8 +44,8 @@ def sqnr_db(reference: Array, observed: Array) -> float | None:
     if not np.all(np.isfinite(noise)):
         return -math.inf
     left = _wide(reference)
-    signal = _norm(np.where(np.isfinite(left), left, 0.0))
-    return 20.0 * (math.log10(signal) - math.log10(_norm(noise))) if signal > 0.0 else -math.inf
+    signal = np.where(np.isfinite(left), left, 0.0)
+    return 20.0 * (_log10_norm(signal) - _log10_norm(noise)) if np.any(signal) else -math.inf
 
 
 def cosine_similarity(reference: Array, observed: Array) -> float | None:
@@ -123,6 +112,11 @@ def _wide(array: Array) -> Floats:
 
 
 def _norm(values: Floats) -> float:
-    """Return the Euclidean norm; scaled first, so that squares of huge or tiny values stay in range."""
-    largest = float(np.abs(values).max(initial=0.0))
-    return largest * math.sqrt(float(np.sum((values / largest) ** 2))) if largest > 0.0 else 0.0
+    """Return the Euclidean norm of values between -1 and 1."""
+    return math.sqrt(float(np.sum(values**2)))
+
+
+def _log10_norm(values: Floats) -> float:
+    """Return the logarithm of the Euclidean norm, which may itself be too large or too small for a float64."""
+    largest = float(np.abs(values).max())
+    return math.log10(largest) + math.log10(_norm(values / largest))

@@ -67,7 +67,7 @@ def judge_accuracy(
     if problem or quantized_cpu is None or float_cpu is None:
         return _verdict(record, "inconclusive", problem)
     try:
-        device, quantized = _real_values(record, outputs), _real_values(record, quantized_cpu)
+        device, quantized = real_values(record, outputs), real_values(record, quantized_cpu)
         runs = {
             name: apply_three_run(
                 float_cpu[name].astype(np.float64),
@@ -92,8 +92,8 @@ def judge_accuracy(
     details = {
         "samples": len(device[name]),
         **top1.figures,
-        "sqnr_quantized_cpu_db": finite(sqnr_db(float_cpu[name], quantized[name])),
-        "sqnr_device_db": finite(sqnr_db(float_cpu[name], device[name])),
+        "sqnr_quantized_cpu_db": finite(sqnr_db(float_cpu[name].astype(np.float64), quantized[name])),
+        "sqnr_device_db": finite(sqnr_db(float_cpu[name].astype(np.float64), device[name])),
         "three_run": three_run.outcome,
         "three_run_worst": three_run.worst,
         "three_run_tolerance": three_run.tolerance,
@@ -123,7 +123,7 @@ def _nothing_to_judge(
     return ""
 
 
-def _real_values(record: RunRecord, arrays: Arrays) -> dict[str, npt.NDArray[np.float64]]:
+def real_values(record: RunRecord, arrays: Arrays) -> dict[str, npt.NDArray[np.float64]]:
     """Return the outputs as real values; integers are dequantized by what the record says of them."""
     quantizations = {tensor.name: tensor.quantization for tensor in record.outputs}
     real = {}

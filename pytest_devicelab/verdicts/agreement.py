@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,8 @@ from pytest_devicelab.evidence.record import RunRecord, TensorRecord
 from pytest_devicelab.matrix.specs import ModelSpec
 from pytest_devicelab.tensors.classes import equivalence_classes
 from pytest_devicelab.tensors.diff import diff_bitwise
-from pytest_devicelab.tensors.metrics import is_classification, top1_flips
-from pytest_devicelab.verdicts.comparison import Comparison, PairDiff
+from pytest_devicelab.tensors.metrics import is_classification, sqnr_db, top1_flips
+from pytest_devicelab.verdicts.comparison import Comparison, Distance, PairDiff
 from pytest_devicelab.verdicts.evidence import evidence_of, why_not_ok
 from pytest_devicelab.verdicts.verdict import Outcome, Verdict
 
@@ -68,8 +69,39 @@ def _compare_output(
             missing.append((device, f"its output is {forms[device]}, unlike that of most devices"))
             del present[device]
     classes = equivalence_classes({device: (tensor.sha256,) for device, tensor in present.items()})
-    pairs = tuple(_pair(name, classes[0], other, arrays, lsb) for other in classes[1:])
-    return Comparison(model=model, output=name, classes=classes, pairs=pairs, missing=tuple(missing))
+    pairs = {
+        (row, column): _pair(name, classes[row], classes[column], arrays, lsb)
+        for row, column in combinations(range(len(classes)), 2)
+    }
+    return Comparison(
+        model=model,
+        output=name,
+        classes=classes,
+        pairs=tuple(pair for (row, _), pair in pairs.items() if row == 0),
+        distances=_distances(name, classes, pairs, arrays),
+        missing=tuple(missing),
+    )
+
+
+def _distances(
+    name: str,
+    classes: tuple[tuple[str, ...], ...],
+    pairs: Mapping[tuple[int, int], PairDiff],
+    arrays: Mapping[str, Mapping[str, Array]],
+) -> tuple[tuple[Distance | None, ...], ...]:
+    """Lay the pairs out as a matrix; only the SQNR depends on which of two classes is the signal."""
+
+    def cell(row: int, column: int) -> Distance | None:
+        if row == column:
+            return None
+        pair = pairs[min(row, column), max(row, column)]
+        sqnr = pair.sqnr_db
+        if row > column:
+            sqnr = sqnr_db(_array_of(name, classes[row], arrays), _array_of(name, classes[column], arrays))
+        return Distance(elements_different=pair.elements_different, max_lsb=pair.max_lsb, sqnr_db=sqnr)
+
+    every = range(len(classes))
+    return tuple(tuple(cell(row, column) for column in every) for row in every)
 
 
 def _pair(
@@ -147,8 +179,24 @@ def judge_agreement(
         outcome=outcome,
         reason=reason,
         evidence=evidence_of(*records),
-        details={"classes": [list(devices) for devices in _classes_over(comparisons)], "gate": gate},
+        details={
+            "classes": [list(devices) for devices in _classes_over(comparisons)],
+            "gate": gate,
+            "attribution": [_attributed(comparison) for comparison in comparisons if comparison.attribution],
+        },
     )
+
+
+def _attributed(comparison: Comparison) -> dict[str, object]:
+    assert comparison.attribution is not None
+    signal, accuracy = comparison.attribution.signal, comparison.attribution.accuracy
+    return {
+        "output": comparison.output,
+        "line": comparison.attribution.line,
+        "cause": signal.cause,
+        "reason": signal.reason,
+        "accuracy_cause": accuracy.cause if accuracy else None,
+    }
 
 
 def _classes_over(comparisons: Sequence[Comparison]) -> tuple[tuple[str, ...], ...]:
@@ -166,9 +214,11 @@ def _violations(gate: str, comparisons: Sequence[Comparison], accuracy: Sequence
     parted = any(len(comparison.classes) > 1 for comparison in comparisons)
     if gate == "bitwise":
         return ["the gate is bitwise, and bits differ"] if parted else []
-    broken = [verdict for verdict in accuracy if verdict.details.get("three_run") == "fail"]
+    broken = [
+        id_ for verdict in accuracy if verdict.details.get("three_run") == "fail" for id_ in verdict.devices
+    ]
     # Devices that give the same wrong bits agree; that they are wrong is the accuracy check's to say.
-    return [f"three-run rule broken on {', '.join(verdict.devices)}" for verdict in broken] if parted else []
+    return [f"three-run rule broken on {', '.join(broken)}"] if parted and broken else []
 
 
 def _gaps(
@@ -184,13 +234,13 @@ def _gaps(
     if len(records) < 2:
         gaps.append("one device alone has nothing to agree with")
     if gate == "three_run" and any(len(comparison.classes) > 1 for comparison in comparisons):
-        held = {
+        judged = {
             id_
             for verdict in accuracy
-            if verdict.details.get("three_run") == "pass"
+            if verdict.details.get("three_run") in ("pass", "fail")
             for id_ in verdict.devices
         }
-        unknown = [record.device.id for record in records if record.device.id not in held | down]
+        unknown = [record.device.id for record in records if record.device.id not in judged | down]
         gaps += [f"three-run rule not shown on {', '.join(unknown)}"] if unknown else []
     return gaps
 

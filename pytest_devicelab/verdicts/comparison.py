@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pytest_devicelab.verdicts.attribution import Attribution
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairDiff:
@@ -25,6 +27,20 @@ class PairDiff:
     max_lsb: float | None
     sqnr_db: float | None
     top1_flips: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distance:
+    """How far one class is from another: one cell of the matrix of all classes.
+
+    Attributes:
+        max_lsb: largest difference in steps of the output's own quantization; None when that is unknown.
+        sqnr_db: of the column's class, with the row's as the signal; None when no value differs.
+    """
+
+    elements_different: int
+    max_lsb: float | None
+    sqnr_db: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,16 +78,20 @@ class Comparison:
     Attributes:
         classes: devices whose outputs are bit-identical, largest class first, then in matrix order.
         pairs: one entry for each class against the first.
+        distances: of every class (row) to every class (column), in the order of `classes`; None on the diagonal.
         divergences: one entry for each class against the first; empty when there is one class.
         missing: devices that have no output, with the reason; they belong to no class.
+        attribution: whose the loss is; None without a float model to measure it by.
     """
 
     model: str
     output: str
     classes: tuple[tuple[str, ...], ...]
     pairs: tuple[PairDiff, ...] = ()
+    distances: tuple[tuple[Distance | None, ...], ...] = ()
     divergences: tuple[Divergence, ...] = ()
     missing: tuple[tuple[str, str], ...] = ()
+    attribution: Attribution | None = None
 
     @property
     def first_divergence(self) -> Divergence | None:

@@ -15,8 +15,10 @@ def evidence_of(*records: RunRecord) -> tuple[str, ...]:
 def why_not_ok(record: RunRecord) -> str:
     """Say in one line why a run that is not `ok` has nothing to judge."""
     happened = "was refused by the runtime" if record.status == "refused" else "failed"
-    first_line = record.error.partition("\n")[0] or "no error was recorded"
-    return f"the run on {record.device.id} {happened}: {first_line}"
+    what, _, rest = record.error.partition("\n")
+    # Of a long cause, such as a traceback, the last line says it.
+    why = rest.partition("\n  fix: ")[0].strip().removeprefix("why: ").rpartition("\n")[2].strip()
+    return f"the run on {record.device.id} {happened}: {what or 'no error was recorded'}{f' ({why})' if why else ''}"
 
 
 def finite(value: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ from pytest_devicelab.virtual.context_binary import GraphInfo, TensorInfo
 
 if TYPE_CHECKING:
     import onnx
+
+MOVES_ONLY = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice")
+"""Operators that move values and compute none."""
 
 
 def load_model(path: Path) -> onnx.ModelProto:
@@ -123,27 +127,60 @@ def output_quantization(model: onnx.ModelProto) -> Mapping[str, Quantization]:
     """Return how the model itself quantizes its outputs, one step of which is one LSB.
 
     Covers integer outputs made by a QuantizeLinear and float outputs made by a DequantizeLinear, with
-    per-tensor parameters; an output quantized otherwise is absent.
+    constant per-tensor parameters, also through nodes that only move values; other outputs are absent.
     """
-    from onnx import numpy_helper
-
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    made_by = {name: node for node in model.graph.node for name in node.output}
+    constants = constant_tensors(model)
+    made_by = {name: node for node in model.graph.node for name in node.output if name}
     found = {}
     for value in model.graph.output:
         node = made_by.get(value.name)
-        if node is None or node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
-            continue
-        if len(node.input) < 3 or any(name not in constants for name in node.input[1:3]):
-            continue
-        scale, zero_point = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
-        if scale.size == zero_point.size == 1:
-            found[value.name] = Quantization(
-                scale=float(scale.reshape(())),
-                zero_point=int(zero_point.reshape(())),
-                dtype=str(zero_point.dtype),
-            )
+        for _ in model.graph.node:  # no more steps than nodes, so that a cycle, which ONNX forbids, ends
+            if node is None or node.op_type not in MOVES_ONLY or not node.input:
+                break
+            node = made_by.get(node.input[0])
+        quantization = node_quantization(node, constants) if node is not None else None
+        if quantization is not None:
+            found[value.name] = quantization
     return found
+
+
+def constant_tensors(model: onnx.ModelProto) -> Mapping[str, onnx.TensorProto]:
+    """Return the constants whose values are in the model's own bytes, by the tensor that holds them."""
+    import onnx
+
+    found = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            found.update((node.output[0], each.t) for each in node.attribute if each.name == "value")
+    # onnx would open any path that a tensor names.
+    return {name: each for name, each in found.items() if each.data_location != onnx.TensorProto.EXTERNAL}
+
+
+def node_quantization(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> Quantization | None:
+    """Return the quantization a Q or DQ node applies; None for other nodes, or if not constant per tensor.
+
+    Args:
+        node: any node.
+        constants: of its model, from `constant_tensors`.
+    """
+    import numpy as np
+    from onnx import numpy_helper
+
+    if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 2:
+        return None
+    names = [name for name in node.input[1:3] if name]
+    if any(name not in constants for name in names):
+        return None
+    scale, *zero_points = (numpy_helper.to_array(constants[name]) for name in names)
+    zero_point = zero_points[0] if zero_points else np.zeros((), np.uint8)
+    if scale.size != 1 or zero_point.size != 1:
+        return None
+    step = float(scale.reshape(-1).astype(np.float64)[0])
+    if not (math.isfinite(step) and step > 0.0):
+        return None
+    return Quantization(
+        scale=step, zero_point=int(zero_point.reshape(-1).astype(np.int64)[0]), dtype=zero_point.dtype.name
+    )
 
 
 def wrap_context(binary: bytes, graph: GraphInfo) -> bytes:

@@ -9,11 +9,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from pytest_devicelab.audit.divergence import TappedRun, first_divergence, taps_changed_output
-from pytest_devicelab.audit.graph import output_lsb, output_quantization, parse_graph
-from pytest_devicelab.audit.taps import Tap, find_taps, tap_model
-from pytest_devicelab.errors import ModelError, TensorMismatch
+from pytest_devicelab.audit.divergence import first_divergence
+from pytest_devicelab.audit.graph import output_lsb, parse_graph
+from pytest_devicelab.audit.layers import LayerDiff, compare_layer
+from pytest_devicelab.audit.taps import Tap, chunk_taps, find_taps, tap_model
+from pytest_devicelab.errors import ModelError, TensorMismatch, UserError
 from pytest_devicelab.evidence.record import Quantization
+from pytest_devicelab.verdicts.comparison import Divergence
+from pytest_devicelab.virtual.onnx_model import output_quantization
 
 SCALE = 0.03125
 X = np.random.default_rng(0).uniform(0, 1, (4, 6)).astype(np.float32)
@@ -140,14 +143,14 @@ def test_a_tap_of_another_model_is_refused() -> None:
 
 @pytest.mark.parametrize("junk", [b"", b"not a model", b"\x00" * 64])
 def test_junk_is_not_a_model(junk: bytes) -> None:
-    for read in (find_taps, output_quantization, output_lsb):
+    for read in (find_taps, parse_graph, output_lsb):
         with pytest.raises(ModelError):
             read(junk)
 
 
 def test_the_quantization_of_an_output_is_read_from_its_dequantize() -> None:
     expected = Quantization(scale=SCALE, zero_point=5, dtype="uint8")
-    assert output_quantization(qdq_model()) == {"y": expected}
+    assert output_quantization(parse_graph(qdq_model()).model) == {"y": expected}
     assert output_lsb(qdq_model()) == {"y": SCALE}
 
 
@@ -158,7 +161,7 @@ def test_an_output_of_raw_integers_has_steps_of_one() -> None:
     }
     node = helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["y"])
     model = build([node], constants, TensorProto.UINT8)
-    assert output_quantization(model)["y"].zero_point == 5
+    assert output_quantization(parse_graph(model).model)["y"].zero_point == 5
     assert output_lsb(model) == {"y": 1.0}
 
 
@@ -196,28 +199,32 @@ def test_a_constant_kept_outside_the_model_is_not_opened() -> None:
     scale.ClearField("raw_data")
     scale.data_location = TensorProto.EXTERNAL
     scale.external_data.add(key="location", value="../../etc/hostname")
-    assert output_quantization(model.SerializeToString()) == {}
-
-
-def tapped_run(name: str, change: str = "", amount: int = 1) -> TappedRun:
-    """A run of the tapped QDQ model, with one element of one tensor changed."""
-    arrays = run(tap_model(qdq_model(), offloaded_io=False).model)
-    if change:
-        changed = arrays[change].copy()
-        changed.flat[0] += np.asarray(amount, changed.dtype)
-        arrays[change] = changed
-    return TappedRun(devices=(name,), tapped=arrays, untapped={"y": arrays["y"]})
+    assert output_quantization(model) == {}
 
 
 TAPS = find_taps(qdq_model(), offloaded_io=False)
+ARRAYS = run(tap_model(qdq_model(), offloaded_io=False).model)
+
+
+def layers(change: str = "", amount: int = 1) -> list[LayerDiff]:
+    """The layers of two runs of the tapped QDQ model, with one element of one tensor changed in the second."""
+    observed = dict(ARRAYS)
+    if change:
+        observed[change] = observed[change].copy()
+        observed[change].flat[0] += np.asarray(amount, observed[change].dtype)
+    return [compare_layer(tap, ARRAYS[tap.tensor], observed[tap.tensor]) for tap in TAPS]
+
+
+def first(found: Sequence[LayerDiff], *, changed: bool = False) -> Divergence | None:
+    return first_divergence(found, ("v68",), ("v73",), samples=4, depth=4, taps_changed_output=changed)
 
 
 @pytest.mark.parametrize("tap", TAPS)
 def test_the_first_tensor_that_differs_is_named(tap: Tap) -> None:
-    divergence = first_divergence(TAPS, tapped_run("v68"), tapped_run("v73", tap.tensor, 3))
+    divergence = first(layers(tap.tensor, 3))
     assert divergence is not None
     assert (divergence.node, divergence.op, divergence.tensor) == (tap.node, tap.op, tap.tensor)
-    assert (divergence.depth, divergence.layers) == (tap.depth, 4)
+    assert (divergence.depth, divergence.layers, divergence.samples) == (tap.depth, 4, 4)
     assert (divergence.reference, divergence.observed) == (("v68",), ("v73",))
     assert divergence.elements_different == 1
     assert divergence.max_lsb == pytest.approx(3.0 if tap.tensor != "y" else 3 / SCALE)
@@ -225,44 +232,48 @@ def test_the_first_tensor_that_differs_is_named(tap: Tap) -> None:
 
 
 def test_identical_runs_do_not_part() -> None:
-    assert first_divergence(TAPS, tapped_run("v68"), tapped_run("v69")) is None
+    assert first(layers()) is None
 
 
-def test_a_shallow_difference_wins_over_a_deep_one() -> None:
-    observed = tapped_run("v73", "a_q")
-    deep = {**observed.tapped, "y": observed.tapped["y"][::-1]}
-    both = TappedRun(devices=("v73",), tapped=deep, untapped={"y": deep["y"]})
-    divergence = first_divergence(TAPS, tapped_run("v68"), both)
-    assert divergence is not None
-    assert divergence.tensor == "a_q"
-
-
-def test_taps_that_change_the_output_are_found_out() -> None:
-    run = tapped_run("v73", "a_q")
-    moved = TappedRun(devices=("v73",), tapped=run.tapped, untapped={"y": run.tapped["y"][::-1]})
-    assert taps_changed_output(moved)
-    divergence = first_divergence(TAPS, tapped_run("v68"), moved)
+def test_a_layer_found_where_tapping_changed_the_output_is_a_hint() -> None:
+    divergence = first(layers("a_q"), changed=True)
     assert divergence is not None
     assert divergence.taps_changed_output
 
 
-def test_untapped_runs_may_have_more_samples() -> None:
-    run = tapped_run("v73")
-    more = {"y": np.concatenate([run.tapped["y"], run.tapped["y"]])}
-    assert not taps_changed_output(TappedRun(devices=("v73",), tapped=run.tapped, untapped=more))
-
-
 def test_comparing_nothing_is_never_equal() -> None:
-    whole = tapped_run("v68")
-    lacking = TappedRun(
-        devices=("v73",),
-        tapped={name: array for name, array in whole.tapped.items() if name != "a_q"},
-        untapped=whole.untapped,
-    )
-    blind = TappedRun(devices=("v73",), tapped=whole.tapped, untapped={})
-    with pytest.raises(TensorMismatch, match="no tensor was tapped"):
-        first_divergence((), whole, whole)
-    with pytest.raises(TensorMismatch, match="no tensor 'a_q'"):
-        first_divergence(TAPS, whole, lacking)
-    with pytest.raises(TensorMismatch, match="no untapped output"):
-        first_divergence(TAPS, whole, blind)
+    with pytest.raises(TensorMismatch, match="no layer of v68 and v73 was compared"):
+        first([])
+
+
+def test_chunks_keep_the_order_and_fit_into_memory() -> None:
+    graph = parse_graph(qdq_model())
+    sizes = {tap.tensor: graph.size_bytes(tap.tensor) * 10 for tap in TAPS}
+    assert sizes == {"x1_q": 60, "a_q": 30, "y_q": 30, "y": 120}  # an open dimension counts as 1
+    chunks = chunk_taps(graph, TAPS, samples=10, memory_bytes=120)
+    assert [[tap.tensor for tap in chunk] for chunk in chunks] == [["x1_q", "a_q", "y_q"], ["y"]]
+    assert [tap for chunk in chunks for tap in chunk] == list(TAPS)
+
+
+def test_a_layer_that_does_not_fit_says_how_many_samples_would() -> None:
+    with pytest.raises(UserError, match="at most 5 samples") as caught:
+        chunk_taps(parse_graph(qdq_model()), TAPS, samples=10, memory_bytes=60)
+    assert "layer 4, y, does not fit into 60 bytes" in str(caught.value)
+
+
+def test_a_tensor_of_unknown_size_has_a_chunk_of_its_own() -> None:
+    nodes = [
+        helper.make_node("Mystery", ["x"], ["m"], name="mystery", domain="com.example"),
+        helper.make_node("Exp", ["m"], ["y"], name="exp"),
+    ]
+    model = build(nodes, {})
+    chunks = chunk_taps(parse_graph(model), find_taps(model), samples=1, memory_bytes=1000)
+    assert [[tap.tensor for tap in chunk] for chunk in chunks] == [["m"], ["y"]]
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_cycle_and_a_tensor_made_twice_are_refused(late: bool) -> None:
+    pair = [helper.make_node("Neg", ["b"], ["a"]), helper.make_node("Neg", ["a"], ["b"])]
+    twice = [helper.make_node("Neg", ["x"], ["a"]), helper.make_node("Exp", ["x"], ["a"])]
+    with pytest.raises(ModelError, match="before it is made" if late else "two nodes"):
+        parse_graph(build([*(pair if late else twice), helper.make_node("Neg", ["a"], ["y"])], {}))

@@ -1,4 +1,4 @@
-"""The labelled corpus: every line that is an event, and no other, with what it says."""
+"""The older part of the corpus, with every field of every event; the rest is in test_logs_labels.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pytest_devicelab.logs.framing import BRIEF, EPOCH, LONG, THREADTIME, TIME, Framing
+from pytest_devicelab.logs.formats import BRIEF, EPOCH, LONG, THREADTIME, TIME
+from pytest_devicelab.logs.framing import Framing
 from pytest_devicelab.logs.scan import LogScan, scan_log
 
 CORPUS = Path(__file__).parent / "logs"
@@ -80,7 +81,13 @@ def test_logcat_and_stderr_say_the_same(name: str, framing: Framing, header: boo
     data, _ = labelled(name)
     scan = scan_log(as_logcat(data.decode(), framing, header=header), source="logcat")
     assert scan.unparsed == 0
-    assert findings(scan) == findings(scan_log(data, source="stderr"))
+    host = findings(scan_log(data, source="stderr"))
+    if not header:  # which of the two ONNX Runtimes it is, only its header says
+        host = [
+            (dialect, kind, fields | ({"counts": ""} if kind == "partition" else {}))
+            for dialect, kind, fields in host
+        ]
+    assert findings(scan) == host
     assert {event.pid for event in scan.events} == {700}
 
 

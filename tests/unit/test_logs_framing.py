@@ -6,20 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_devicelab.logs.framing import (
+from pytest_devicelab.logs.formats import (
     BRIEF,
     EPOCH,
     LOGCAT_FRAMINGS,
     LONG,
-    MAX_LINE_BYTES,
     PLAIN,
     THREADTIME,
     TIME,
-    Framing,
-    LogLineRecord,
     sniff_framing,
-    split_lines,
 )
+from pytest_devicelab.logs.framing import MAX_LINE_BYTES, Framing, LogLineRecord, split_lines
 
 HEADERS = [
     (THREADTIME, "11-20 09:20:00.100  4021  4030 E Qnn Dsp/[a.b]: text: more"),

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_devicelab.evidence.events import Event
-from pytest_devicelab.logs.dialect import make_event
-from pytest_devicelab.logs.framing import LogLineRecord
-from pytest_devicelab.logs.scan import DIALECTS, LogScan, scan_log
+from pytest_devicelab.logs.dialect import Rule, RuleDialect
+from pytest_devicelab.logs.registry import DIALECTS
+from pytest_devicelab.logs.scan import LogScan, scan_log
 
 WHY = "QNN LayerNorm on HTP only supports normalization along the last axis."
 REJECTED = (
@@ -174,18 +173,14 @@ def test_overlong_line_is_lost_evidence() -> None:
     assert (kinds(result), result.lost) == (["lost_records"], 1)
 
 
-class Beeps:
-    name = "beeps"
-    candidates = (b"BEEP",)
-
-    def parse(self, lines: Sequence[LogLineRecord], *, source: str) -> Iterator[Event]:
-        for record in lines:
-            if "BEEP" in record.message:
-                yield make_event("lost_records", record, dialect=self.name, source=source, fields={})
+BEEPS = RuleDialect(
+    name="beeps",
+    rules=(Rule(kind="lost_records", literals=(b"BEEP",), pattern=re.compile("BEEP")),),
+)
 
 
 def test_a_user_adds_a_dialect() -> None:
-    result = scan_log(b"Fallback to CPU\nBEEP\n", source="stdout", dialects=(*DIALECTS, Beeps()))
+    result = scan_log(b"Fallback to CPU\nBEEP\n", source="stdout", dialects=(*DIALECTS, BEEPS))
     assert [(e.dialect, e.kind, e.line, e.source) for e in result.events] == [
         ("phrases", "cpu_fallback", 1, "stdout"),
         ("beeps", "lost_records", 2, "stdout"),

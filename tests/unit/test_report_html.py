@@ -38,6 +38,30 @@ def found(tmp_path: Path) -> Session:
     return session(tmp_path / "reports")
 
 
+def test_it_says_what_was_lost_and_to_what_with_the_interval(found: Session) -> None:
+    text = " ".join(Page(render_html(found)).text.split())
+    entry = found.attribution[0]
+    assert entry.line in text
+    assert f"SQNR: {entry.signal.reason}." in text
+    share = entry.signal.shares[0]
+    assert share.loss is not None
+    figures = f"{share.loss.value:.1f} dB ({share.loss.low:.1f} to {share.loss.high:.1f})"
+    assert re.search(rf"V68/V69 ?s21 s22 ?simulated ?{re.escape(figures)}", text)
+    assert "540 samples would have shown a share of" in text
+
+
+def test_it_says_why_nothing_was_attributed(found: Session) -> None:
+    html = render_html(dataclasses.replace(found, attribution=()))
+    assert "Nothing was attributed: that takes a model with a float reference" in html
+
+
+def test_it_has_a_matrix_of_all_classes_and_the_bytes_moved(found: Session) -> None:
+    text = " ".join(Page(render_html(found)).text.split())
+    # Three models part into three classes, one into four.
+    assert text.count("1,873 differ, 2 LSB, 38.6 dB") == 3 * 6 + 12
+    assert "1.7 MB pushed to devices, 604.8 kB pulled; 604.8 kB stayed there" in text
+
+
 def test_it_needs_nothing_but_itself(found: Session) -> None:
     html = render_html(found)
     page = Page(html)

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from pytest_devicelab.errors import InfrastructureError
-from pytest_devicelab.evidence.record import DeviceIdentity, OpRow, RunRecord
+from pytest_devicelab.evidence.record import DeviceIdentity, OpRow, RunRecord, Transfers
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.report.findings import find_fallbacks, find_fusions
 from pytest_devicelab.report.session import Session, assemble, session_schema, to_json
@@ -20,6 +20,7 @@ from tests.unit.session_builders import (
     REASON,
     SESSION_ID,
     STARTED,
+    comparison,
     matrix,
     record,
     session,
@@ -157,6 +158,35 @@ def test_versions_that_differ_between_devices_are_all_named(tmp_path: Path) -> N
     assert found.versions == {"onnxruntime": "1.31.1", "qairt": "2.40.0, 2.51.0"}
 
 
+def test_bytes_moved_and_spared_are_summed(tmp_path: Path) -> None:
+    found = session(tmp_path / "reports")
+    runs = len(found.runs)
+    assert found.transfers == Transfers(
+        pushed_bytes=61440 * runs, pulled_bytes=21600 * runs, spared_bytes=21600 * runs
+    )
+    assert {(run.pushed_bytes, run.pulled_bytes, run.spared_bytes) for run in found.runs} == {
+        (61440, 21600, 21600)
+    }
+
+
+def test_each_comparison_with_a_float_model_says_whose_the_loss_is(tmp_path: Path) -> None:
+    store, spec = write_session(tmp_path / "reports", models=("digits_int8",))
+    store.write_comparison(dataclasses.replace(comparison("digits_a16w8"), attribution=None))
+    found = assemble(store, spec, STARTED, FINISHED, 0)
+    assert [entry.model for entry in found.comparisons] == ["digits_int8", "digits_a16w8"]
+    assert [entry.model for entry in found.attribution] == ["digits_int8"]
+    entry = found.attribution[0]
+    whole = comparison("digits_int8").attribution
+    assert whole is not None
+    assert (entry.output, entry.line, entry.signal, entry.accuracy) == (
+        "logits",
+        whole.line,
+        whole.signal,
+        whole.accuracy,
+    )
+    validate(found)
+
+
 def test_fallbacks_carry_the_runtimes_reason_and_the_matrix_reason(tmp_path: Path) -> None:
     found = session(tmp_path / "reports").fallbacks
     assert [fallback.device for fallback in found] == list(NPU)
@@ -217,9 +247,36 @@ def test_an_operator_without_cycles_went_into_the_busy_one_after_it() -> None:
     conv = OpRow(name="conv1", cycles=0, sources=("Conv:conv1",))
     act = OpRow(name="hs", cycles=105, sources=("HardSwish:hs",))
     end = OpRow(name="Output", cycles=15)
-    assert fused(conv, act, end) == [("hs", ("Conv:conv1",), "zero_cycles")]
-    assert fused(act, conv, end) == [("hs", ("Conv:conv1",), "zero_cycles")], "else into the one before it"
+    assert fused(conv, act, end) == [("hs", ("Conv:conv1", "HardSwish:hs"), "zero_cycles")]
+    before = fused(act, conv, end)
+    assert before == [("hs", ("Conv:conv1", "HardSwish:hs"), "zero_cycles")], "else into the one before it"
     assert fused(conv, end) == [], "nothing computes beside it"
+
+
+def test_several_operators_without_cycles_go_into_one() -> None:
+    conv, act, norm = (OpRow(name=op, cycles=0, sources=(f"{op}:{op}1",)) for op in ("Conv", "Relu", "Mul"))
+    norm = dataclasses.replace(norm, cycles=7)
+    assert fused(conv, act, norm) == [("Mul", ("Conv:Conv1", "Relu:Relu1", "Mul:Mul1"), "zero_cycles")]
+
+
+@pytest.mark.parametrize(
+    "source", ["Transpose_token_23", "Reshape:flat", "Transpose:order", "DequantizeLinear:dq"]
+)
+def test_what_the_compiler_put_in_or_only_moves_values_is_no_fusion(source: str) -> None:
+    idle = OpRow(name="idle", cycles=0, sources=(source,))
+    assert fused(idle, OpRow(name="conv1", cycles=9, sources=("Conv:conv1",))) == []
+
+
+def test_an_operator_the_compiler_put_in_is_no_neighbour() -> None:
+    relu = OpRow(name="relu", cycles=0, sources=("Relu:relu1",))
+    assert fused(relu, OpRow(name="layout", cycles=9, sources=("Transpose_token_23",))) == []
+
+
+def test_a_node_that_was_split_is_not_fused_where_one_part_is_busy() -> None:
+    matmul = OpRow(name="matmul", cycles=5, sources=("MatMul:mm",))
+    reshape = OpRow(name="mm_OutputReshape", cycles=0, sources=("MatMul:mm",))
+    bias = OpRow(name="bias", cycles=3, sources=("Add:bias",))
+    assert fused(matmul, reshape, bias) == []
 
 
 def test_an_operator_is_idle_only_if_it_is_in_every_inference() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from pytest_devicelab.errors import TensorMismatch
 from pytest_devicelab.evidence.record import RunRecord
 from pytest_devicelab.matrix.specs import Gates, ModelSpec
 from pytest_devicelab.verdicts.agreement import compare_outputs, judge_agreement
+from pytest_devicelab.verdicts.attribution import attribute
 from pytest_devicelab.verdicts.comparison import Comparison, Divergence
 from pytest_devicelab.verdicts.verdict import Outcome, Verdict
 from tests.unit.verdict_builders import Array, model_spec, run_record
@@ -56,6 +58,52 @@ def test_classes_and_pairs() -> None:
     assert (pair.elements, pair.elements_different, pair.max_abs, pair.max_lsb) == (4, 1, 2.5, 5.0)
     assert pair.top1_flips == 1
     assert comparison.missing == ()
+
+
+def test_every_class_is_held_against_every_other() -> None:
+    odd = OLD * 2
+    (comparison,) = compared({**FLEET, "g4": odd})
+    assert [devices[0] for devices in comparison.classes] == ["v73", "v68", "g4"]
+    rows = comparison.distances
+    assert [rows[index][index] for index in range(3)] == [None] * 3
+    assert [[cell.elements_different if cell else 0 for cell in row] for row in rows] == [
+        [0, 1, 3],
+        [1, 0, 2],
+        [3, 2, 0],
+    ]
+    old_to_odd, odd_to_old = rows[1][2], rows[2][1]
+    assert old_to_odd is not None
+    assert odd_to_old is not None
+    assert (old_to_odd.max_lsb, odd_to_old.max_lsb) == (4.0, 4.0)
+    # The noise is as large as the old signal, and half as large as the odd one.
+    assert old_to_odd.sqnr_db == pytest.approx(0.0)
+    assert odd_to_old.sqnr_db == pytest.approx(20 * math.log10(2))
+
+
+def test_one_class_alone_needs_no_array() -> None:
+    (comparison,) = compare_outputs("digits", records(SAME), {}, lsb={})
+    assert comparison.distances == ((None,),)
+
+
+def test_the_details_carry_whose_the_loss_is() -> None:
+    draw = np.random.default_rng(0)
+    truth = draw.normal(size=(60, 10))
+    noisy = truth + draw.normal(scale=0.1, size=truth.shape)
+    found = attribute(
+        truth, noisy, {("v68",): noisy, ("v73",): truth}, chips={"v68": "V68", "v73": "V73"}, rng=draw
+    )
+    comparisons = [replace(comparison, attribution=found) for comparison in compared(FLEET)]
+    verdict = judge_agreement(MODEL, records(FLEET), comparisons, [])
+    assert verdict.details["attribution"] == [
+        {
+            "output": "y",
+            "line": found.line,
+            "cause": "quantization",
+            "reason": found.signal.reason,
+            "accuracy_cause": None,
+        }
+    ]
+    json.dumps(dict(verdict.details))
 
 
 def test_one_array_for_each_class_is_enough() -> None:
@@ -108,7 +156,11 @@ def test_bits_part_but_the_rule_holds() -> None:
     assert "2 classes {v73, v75, v81} | {v68, v69}" in verdict.reason
     assert "1 top-1 flips" in verdict.reason
     assert "three-run rule holds on every device" in verdict.reason
-    assert verdict.details == {"classes": [["v73", "v75", "v81"], ["v68", "v69"]], "gate": "three_run"}
+    assert verdict.details == {
+        "classes": [["v73", "v75", "v81"], ["v68", "v69"]],
+        "gate": "three_run",
+        "attribution": [],
+    }
 
 
 def test_parted_bits_fail_the_bitwise_gate() -> None:

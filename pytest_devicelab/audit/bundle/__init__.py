@@ -1,0 +1,1 @@
+"""Files of a repro bundle that run without this project."""

@@ -1,0 +1,309 @@
+"""The transport: one device behind an adb server, spoken to in the server's own protocol.
+
+The adb clients there are for Python do not serve: adbutils sends files in 4 KiB pieces, ignores short sends and drops
+the device's reason for a failure; its timeouts are per read, so a device that drips one byte a second never times out;
+and where no server answers it starts one, on the port the user's own adb uses. What they say to the server is little.
+
+Source: AOSP adb, SERVICES.TXT, SYNC.TXT, file_sync_protocol.h, shell_protocol.h.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+
+from pytest_devicelab.devices.device import ShellResult
+from pytest_devicelab.errors import DeadlineExceeded, DeviceLost, InfrastructureError, TransferError
+
+# The largest DATA packet a device must accept. Source: file_sync_protocol.h (SYNC_DATA_MAX).
+SYNC_CHUNK_BYTES = 64 * 1024
+# Packets are handed to the kernel sixteen at a time: a system call for each costs a fifth of a push's speed.
+_BATCH_PACKETS = 16
+# A command line is one message to the server, whose length is four hex digits.
+_LONGEST_SERVICE_BYTES = 0xFFFF
+# What a runner may print. A device that never stops must not fill the memory of the host.
+_LONGEST_OUTPUT_BYTES = 256 * 1024 * 1024
+_PUSHED_MODE = 0o100644
+_STDOUT, _STDERR, _EXIT = 1, 2, 3
+
+
+class _Stream:
+    """A connection to the adb server, or through it to one service of a device, with one deadline for all of it."""
+
+    def __init__(self, sock: socket.socket, *, deadline: float, what: str, timeout_s: float) -> None:
+        self._sock = sock
+        self._deadline = deadline
+        self._what = what
+        self._timeout_s = timeout_s
+
+    def _arm(self) -> None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise _too_late(self._what, self._timeout_s)
+        self._sock.settimeout(left)
+
+    def send(self, data: bytes | memoryview) -> None:
+        self._arm()
+        try:
+            self._sock.sendall(data)
+        except TimeoutError:
+            raise _too_late(self._what, self._timeout_s) from None
+        except OSError as error:
+            raise self.lost(str(error)) from error
+
+    def read(self, size: int) -> bytes:
+        """Return exactly `size` bytes."""
+        buffer = bytearray(size)
+        self.read_into(memoryview(buffer))
+        return bytes(buffer)
+
+    def read_into(self, view: memoryview) -> None:
+        """Fill the view."""
+        filled = 0
+        while filled < len(view):
+            self._arm()
+            try:
+                # The adb server sends in small pieces and waits for each to be acknowledged, which the kernel would
+                # put off by 40 ms. Linux forgets the setting, so it is made again for every read.
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+                count = self._sock.recv_into(view[filled:])
+            except TimeoutError:
+                continue  # _arm raises once the deadline is really past
+            except OSError as error:
+                raise self.lost(str(error)) from error
+            if count == 0:
+                raise self.lost("the connection ended early")
+            filled += count
+
+    def command(self, service: str) -> None:
+        """Ask for a service and wait for the server's OKAY."""
+        # File names on a device are bytes; surrogates stand for those that are not UTF-8.
+        payload = service.encode("utf-8", "surrogateescape")
+        if b"\0" in payload or len(payload) > _LONGEST_SERVICE_BYTES:
+            raise InfrastructureError(
+                f"{self._what} cannot be sent",
+                why=f"{len(payload):,} bytes; adb takes {_LONGEST_SERVICE_BYTES:,} without a zero byte",
+                fix="push long input as a file",
+            )
+        self.send(b"%04x" % len(payload) + payload)
+        status = self.read(4)
+        if status == b"FAIL":
+            raise self.lost(self.sized_text())
+        if status != b"OKAY":
+            raise self.lost(f"the adb server answered {status!r}")
+
+    def sized_text(self) -> str:
+        """Return a text that the server sends with its length in four hex digits."""
+        digits = self.read(4)
+        try:
+            size = int(digits, 16)
+        except ValueError:
+            raise self.lost(f"the adb server sent {digits!r} for a length") from None
+        return self.read(size).decode("utf-8", "replace")
+
+    def lost(self, why: str) -> DeviceLost:
+        return DeviceLost(
+            f"{self._what} failed: the device went away",
+            why=why,
+            fix="check the cable or the network, and what `adb devices -l` says of it",
+        )
+
+
+@contextmanager
+def _open_server(host: str, port: int, what: str, timeout_s: float) -> Iterator[_Stream]:
+    deadline = time.monotonic() + timeout_s
+    try:
+        sock = socket.create_connection((host, port), timeout=timeout_s)
+    except TimeoutError:
+        raise _too_late(what, timeout_s) from None
+    except OSError as error:
+        raise DeviceLost(
+            f"{what} failed: no adb server at {host}:{port}",
+            why=str(error),
+            fix="start it with `adb start-server`, or leave `lab: {adb: private}` in the matrix",
+        ) from error
+    with sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        yield _Stream(sock, deadline=deadline, what=what, timeout_s=timeout_s)
+
+
+def list_serials(host: str, port: int, *, timeout_s: float = 10.0) -> tuple[str, ...]:
+    """Return the serials of all devices that an adb server can use now, sorted.
+
+    Raises:
+        DeviceLost: there is no server.
+    """
+    with _open_server(host, port, "list of devices", timeout_s) as stream:
+        stream.command("host:devices")
+        rows = [line.split("\t") for line in stream.sized_text().splitlines()]
+    return tuple(sorted(row[0] for row in rows if row[1:] == ["device"]))
+
+
+class AdbTransport:
+    """One device behind an adb server.
+
+    Args:
+        host: the adb server's address; `port`: its port.
+        serial: the device's serial; `host:port` for a device over TCP, which is then connected anew when lost.
+        name: the device's id in the matrix, for messages.
+    """
+
+    def __init__(self, *, host: str, port: int, serial: str, name: str) -> None:
+        self._host = host
+        self._port = port
+        self._serial = serial
+        self._name = name
+
+    @property
+    def serial(self) -> str:
+        """The serial adb knows the device by."""
+        return self._serial
+
+    def shell(self, command: str, *, timeout_s: float) -> ShellResult:
+        """Run a command line over the shell v2 protocol: packets of u8 id, u32 little-endian length, payload."""
+        parts: dict[int, bytearray] = {_STDOUT: bytearray(), _STDERR: bytearray()}
+        with self._open(f"`{_excerpt(command)}`", timeout_s) as stream:
+            stream.command(f"shell,v2,raw:{command}")
+            stream.send(struct.pack("<BI", 3, 0))  # close standard input: nothing of ours is ever interactive
+            left = _LONGEST_OUTPUT_BYTES
+            while True:
+                kind, size = struct.unpack("<BI", stream.read(5))
+                left -= size
+                if left < 0:
+                    raise TransferError(
+                        f"device {self._name} ({self._serial}): `{_excerpt(command)}` printed too much",
+                        why=f"more than {_LONGEST_OUTPUT_BYTES:,} bytes",
+                        fix="let it write to a file, and pull that",
+                    )
+                data = stream.read(size)
+                if kind in parts:
+                    parts[kind] += data
+                elif kind == _EXIT and data:
+                    return ShellResult(
+                        stdout=bytes(parts[_STDOUT]), stderr=bytes(parts[_STDERR]), exit_code=data[0]
+                    )
+
+    def push(self, local: Path, remote: str, *, timeout_s: float) -> int:
+        """Send a file with the sync service; returns the bytes sent."""
+        with self._open(f"push of {local.name}", timeout_s) as stream, local.open("rb", buffering=0) as file:
+            stream.command("sync:")
+            stream.send(_sync_packet(b"SEND", f"{remote},{_PUSHED_MODE}"))
+            try:
+                sent = _send_file(stream, file)
+                stream.send(struct.pack("<4sI", b"DONE", int(local.stat().st_mtime)))
+            except DeviceLost:
+                # A device that refuses a file may hang up before all of it was sent: its reason is what counts.
+                with suppress(DeviceLost):
+                    self._expect_pushed(stream, local, remote)
+                raise
+            self._expect_pushed(stream, local, remote)
+        return sent
+
+    def _expect_pushed(self, stream: _Stream, local: Path, remote: str) -> None:
+        status, length = struct.unpack("<4sI", stream.read(8))
+        if status != b"OKAY":
+            said = stream.read(min(length, 4096)) if status == b"FAIL" else status
+            raise TransferError(
+                f"device {self._name} ({self._serial}): push of {local.name} was refused",
+                why=f"the device says of {remote}: {said.decode('utf-8', 'replace')}",
+                fix=f"look at `adb -s {self._serial} shell df /data/local/tmp`",
+            )
+
+    def pull(self, remote: str, local: Path, *, timeout_s: float) -> int:
+        """Receive a file with the sync service; returns the bytes received."""
+        part = local.with_name(local.name + ".part")
+        received = 0
+        view = memoryview(bytearray(SYNC_CHUNK_BYTES))
+        try:
+            with self._open(f"pull of {remote}", timeout_s) as stream, part.open("wb") as file:
+                stream.command("sync:")
+                stream.send(_sync_packet(b"RECV", remote))
+                while True:
+                    status, length = struct.unpack("<4sI", stream.read(8))
+                    if status == b"DONE":
+                        break
+                    if status != b"DATA" or length > SYNC_CHUNK_BYTES:
+                        said = stream.read(min(length, 4096)) if status == b"FAIL" else status
+                        raise TransferError(
+                            f"device {self._name} ({self._serial}): pull of {remote} failed",
+                            why=f"the device says: {said.decode('utf-8', 'replace')}",
+                            fix="see the run's stderr: a missing output means the runner did not write it",
+                        )
+                    stream.read_into(view[:length])
+                    file.write(view[:length])
+                    received += length
+            part.replace(local)
+        finally:
+            part.unlink(missing_ok=True)
+        return received
+
+    def reconnect(self, *, timeout_s: float) -> None:
+        """Wait until the device answers a command; connect anew where its serial is an address."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left = max(deadline - time.monotonic(), 0.1)
+            try:
+                if self.shell("echo ready", timeout_s=left).stdout.strip() == b"ready":
+                    return
+            except DeviceLost:
+                if time.monotonic() >= deadline:
+                    raise
+                if ":" in self._serial:
+                    with suppress(DeviceLost):
+                        self._connect(left)
+            time.sleep(0.1)
+
+    def _connect(self, timeout_s: float) -> None:
+        with _open_server(self._host, self._port, f"connect to {self._serial}", timeout_s) as stream:
+            stream.command(f"host:connect:{self._serial}")
+            # The server says OKAY even when it failed. Whether it did shows when the device is used.
+            stream.sized_text()
+
+    @contextmanager
+    def _open(self, doing: str, timeout_s: float) -> Iterator[_Stream]:
+        what = f"device {self._name} ({self._serial}): {doing}"
+        with _open_server(self._host, self._port, what, timeout_s) as stream:
+            stream.command(f"host:transport:{self._serial}")
+            yield stream
+
+
+def _send_file(stream: _Stream, file: FileIO) -> int:
+    """Send the whole content as DATA packets; returns its size in bytes."""
+    view = memoryview(bytearray(_BATCH_PACKETS * (8 + SYNC_CHUNK_BYTES)))
+    sent = 0
+    while True:
+        filled = 0
+        for _ in range(_BATCH_PACKETS):
+            count = file.readinto(view[filled + 8 : filled + 8 + SYNC_CHUNK_BYTES])
+            if not count:
+                break
+            struct.pack_into("<4sI", view, filled, b"DATA", count)
+            filled += 8 + count
+            sent += count
+        if not filled:
+            return sent
+        stream.send(view[:filled])
+
+
+def _sync_packet(kind: bytes, text: str) -> bytes:
+    payload = text.encode("utf-8", "surrogateescape")
+    return struct.pack("<4sI", kind, len(payload)) + payload
+
+
+def _too_late(what: str, timeout_s: float) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"{what} took longer than its deadline",
+        why=f"no end after {timeout_s:g} s; adb itself never times out",
+        fix="look at the device; raise lab.run_timeout_s in the matrix if the work is just long",
+        timeout_s=timeout_s,
+    )
+
+
+def _excerpt(command: str, limit: int = 60) -> str:
+    flat = " ".join(command.split())
+    return flat if len(flat) <= limit else flat[: limit - 3] + "..."

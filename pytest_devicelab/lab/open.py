@@ -1,0 +1,71 @@
+"""Open a lab session outside pytest: what the commands that run experiments on devices stand on."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pytest_devicelab.evidence.store import SessionStore, new_session_id
+from pytest_devicelab.lab.lab import Lab, LabServices
+from pytest_devicelab.lab.session import LabSession
+from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec
+
+
+@contextmanager
+def open_session(
+    matrix: MatrixSpec,
+    devices: tuple[DeviceSpec, ...],
+    *,
+    reports: Path,
+    resume: Path | None = None,
+    progress: Callable[[str], None],
+) -> Iterator[LabSession]:
+    """Bring a lab up, hand out its session, and bring it down again.
+
+    Args:
+        matrix: the device matrix.
+        devices: those of its devices that take part.
+        reports: compiled models are kept in `reports/cache`, and a new session in `reports/experiments`, so that
+            `reports/latest` goes on to name the newest test session.
+        resume: folder of a session to go on with. Its records are used again, but those of runs the lab
+            could not carry out, which are set aside as `record.failed.json`.
+        progress: told what is being done.
+
+    Raises:
+        UserError: a folder, a package or adb is missing.
+        InfrastructureError: the lab does not come up.
+    """
+    if resume is None:
+        name = new_session_id(datetime.now(UTC), secrets.token_bytes(2))
+        store = SessionStore.create(reports / "experiments", name)
+    else:
+        store = SessionStore.open(resume)
+        _set_failures_aside(store)
+    # Unix sockets of the virtual devices live below it, and their paths are limited to 107 bytes.
+    scratch = Path(tempfile.mkdtemp(prefix="dl-"))
+    try:
+        with LabServices(matrix, devices, scratch) as services:
+            lab = Lab(services.address, holder=f"devicelab session {store.id}", waiting=progress)
+            yield LabSession(
+                matrix=matrix,
+                devices=devices,
+                store=store,
+                lab=lab,
+                cache=reports / "cache",
+                progress=progress,
+            )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _set_failures_aside(store: SessionStore) -> None:
+    """Let runs that failed for the lab's sake be made again; what they left is kept."""
+    for record in store.records():
+        if record.status == "failed":
+            path = store.run_folder(record.id) / "record.json"
+            path.replace(path.with_name("record.failed.json"))

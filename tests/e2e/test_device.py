@@ -1,0 +1,579 @@
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pytest_devicelab.devices.adb import AdbDevice
+from pytest_devicelab.devices.adb_transport import AdbTransport, list_serials
+from pytest_devicelab.devices.device import Device
+from pytest_devicelab.devices.logcat import close_window, open_window
+from pytest_devicelab.devices.slots import DEVICE_ROOT, deploy_archive, deploy_file
+from pytest_devicelab.devices.toggles import restore_toggles, toggled
+from pytest_devicelab.errors import (
+    DeadlineExceeded,
+    DeviceLost,
+    InfrastructureError,
+    TransferError,
+)
+from pytest_devicelab.matrix.specs import DeviceSpec, Source
+from pytest_devicelab.runtimes.inputs import pack_inputs
+from tests.e2e.virtual_lab import VirtualLab
+
+TMP = "/data/local/tmp"
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@pytest.fixture(params=["pixel", "plain"], ids=["namespace", "rewriting"])
+def name(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    return chosen
+
+
+@pytest.fixture
+def device(virtual_lab: VirtualLab, name: str) -> Iterator[AdbDevice]:
+    device = virtual_lab.device(name)
+    device.exec_out(["mkdir", "-p", DEVICE_ROOT])
+    yield device
+    device.exec_out(["rm", "-rf", DEVICE_ROOT])
+
+
+def content(size: int) -> bytes:
+    return random.Random(size).randbytes(size)
+
+
+# Shell
+
+
+def test_exit_status_and_both_outputs_come_apart(device: AdbDevice) -> None:
+    done = device.script("printf out; printf err >&2; exit 7")
+    assert (done.stdout, done.stderr, done.exit_code) == (b"out", b"err", 7)
+    assert device.script("kill -9 $$").exit_code == 137
+    assert device.script("exit 255").exit_code == 255
+    assert isinstance(device, Device)
+
+
+HOSTILE = [
+    "a b  c",
+    "",
+    "it's",
+    'say "hi"',
+    "; touch /tmp/devicelab-was-here",
+    "$(touch /tmp/devicelab-was-here)",
+    "`id`",
+    "${HOME}",
+    "a\nb\n\nc",
+    "*",
+    "~",
+    "-n",
+    "--",
+    "\\n\\",
+    "| & > < ( ) { } [ ] ! #",
+    "ключ 鍵 🔑",
+    "caf\udce9",  # a byte that is not UTF-8
+    "\t\r\x01\x7f",
+]
+
+
+@pytest.mark.parametrize("word", HOSTILE)
+def test_no_word_is_interpreted(virtual_lab: VirtualLab, word: str) -> None:
+    device = virtual_lab.device("pixel")
+    done = device.shell(["printf", "<%s>", word, word])
+    assert done.stdout == f"<{word}><{word}>".encode("utf-8", "surrogateescape")
+    assert done.stderr == b""
+
+
+def test_no_folder_name_is_interpreted(device: AdbDevice) -> None:
+    for number, word in enumerate(word for word in HOSTILE if word and "/" not in word):
+        folder = f"{DEVICE_ROOT}/folders/{number}/{word}"
+        device.exec_out(["mkdir", "-p", "--", folder])
+        assert device.shell(["touch", "here"], cwd=folder).exit_code == 0
+        assert device.shell(["test", "-e", f"{folder}/here"]).exit_code == 0
+
+
+def test_what_adb_cannot_carry_is_an_error_and_no_other_command(device: AdbDevice) -> None:
+    with pytest.raises(InfrastructureError, match="cannot be sent"):
+        device.shell(["echo", "x\0; echo y"])
+    with pytest.raises(InfrastructureError, match="push long input as a file"):
+        device.shell(["echo", "x" * 70_000])
+    assert device.shell(["echo", "x" * 60_000]).stdout == b"x" * 60_000 + b"\n"
+
+
+def test_a_missing_program_and_a_missing_folder(device: AdbDevice) -> None:
+    assert device.shell(["no-such-program"]).exit_code == 127
+    done = device.shell(["touch", "made"], cwd=f"{TMP}/nowhere")
+    assert done.exit_code != 0
+    with pytest.raises(InfrastructureError, match=r"`false` failed\n  why: exit status 1") as caught:
+        device.exec_out(["false"])
+    assert f"adb -s {device.identity().serial} shell false" in caught.value.fix
+
+
+def test_large_output_comes_whole(device: AdbDevice) -> None:
+    device.exec_out(["dd", "if=/dev/urandom", f"of={DEVICE_ROOT}/big", "bs=1M", "count=20"])
+    blob = device.exec_out(["cat", f"{DEVICE_ROOT}/big"])
+    assert len(blob) == 20 * MIB
+    assert device.script(f"cat {DEVICE_ROOT}/big >&2").stderr == blob
+
+
+# Deadlines and lost devices
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["sleep 60", "while :; do echo drip; sleep 0.1; done", "while :; do echo drip >&2; sleep 0.1; done"],
+)
+def test_a_deadline_holds_however_a_command_drips(device: AdbDevice, command: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match=r"no end after 0\.7 s") as caught:
+        device.script(command, timeout_s=0.7)
+    assert time.monotonic() - started < 2.5
+    assert caught.value.evidence == {"timeout_s": 0.7}
+    assert device.shell(["echo", "alive"]).stdout == b"alive\n"
+
+
+def test_a_device_that_goes_away_in_mid_command(virtual_lab: VirtualLab, name: str) -> None:
+    device = virtual_lab.device(name)
+    trouble = threading.Timer(0.4, virtual_lab.tell, (name, "drop"))
+    trouble.start()
+    started = time.monotonic()
+    with pytest.raises(DeviceLost, match="went away"):
+        device.script("echo begin; sleep 30; echo end", timeout_s=20)
+    assert time.monotonic() - started < 10
+    trouble.join()
+    device.reconnect()
+    assert device.shell(["echo", "back"]).stdout == b"back\n"
+
+
+def test_a_device_that_is_offline_and_comes_back(virtual_lab: VirtualLab) -> None:
+    device = virtual_lab.device("twin")
+    virtual_lab.tell("twin", "offline")
+    try:
+        started = time.monotonic()
+        with pytest.raises(DeviceLost):
+            device.reconnect(timeout_s=1)
+        assert time.monotonic() - started < 5
+    finally:
+        virtual_lab.tell("twin", "online")
+    device.reconnect()
+    assert device.identity().soc == "Tensor G4"
+
+
+def test_a_frozen_device_runs_into_our_deadline(virtual_lab: VirtualLab, tmp_path: Path) -> None:
+    device = virtual_lab.device("plain")
+    (tmp_path / "blob").write_bytes(content(8 * MIB))
+    process = virtual_lab.farms["plain"].pid
+    os.kill(process, signal.SIGSTOP)
+    try:
+        with pytest.raises(DeadlineExceeded):
+            device.shell(["true"], timeout_s=0.5)
+        with pytest.raises(DeadlineExceeded):
+            device.push(tmp_path / "blob", f"{TMP}/blob", timeout_s=0.5)
+        with pytest.raises(DeadlineExceeded):
+            device.pull(f"{TMP}/x", tmp_path / "x", timeout_s=0.5)
+        with pytest.raises(DeadlineExceeded):
+            device.reconnect(timeout_s=0.5)
+    finally:
+        os.kill(process, signal.SIGCONT)
+    device.reconnect()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blob"]
+
+
+def test_no_server_is_a_lost_device_and_none_is_started(virtual_lab: VirtualLab) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    transport = AdbTransport(host="127.0.0.1", port=port, serial="x", name="s24")
+    with pytest.raises(DeviceLost, match=f"no adb server at 127.0.0.1:{port}"):
+        transport.shell("true", timeout_s=5)
+    with pytest.raises(DeviceLost, match=f"no adb server at 127.0.0.1:{port}"):
+        list_serials("127.0.0.1", port)
+    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        pass
+    serials = list_serials(virtual_lab.server.host, virtual_lab.server.port)
+    assert virtual_lab.serial("s24") in serials
+    assert list(serials) == sorted(serials)
+
+
+def test_an_unknown_serial_is_a_lost_device(virtual_lab: VirtualLab) -> None:
+    server = virtual_lab.server
+    transport = AdbTransport(host=server.host, port=server.port, serial="nobody", name="s24")
+    with pytest.raises(DeviceLost, match="device 'nobody' not found"):
+        transport.shell("true", timeout_s=5)
+
+
+class LyingServer:
+    """Something on a port that is no adb server."""
+
+    def __init__(self, reply: bytes) -> None:
+        self._reply = reply
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection:
+            connection.sendall(self._reply)
+            connection.shutdown(socket.SHUT_WR)
+            with suppress(ConnectionResetError):
+                while connection.recv(4096):
+                    pass
+
+    def close(self) -> None:
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "says"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", DeviceLost, r"b'HTTP'"),
+        (b"FAILzzzz", DeviceLost, r"b'zzzz' for a length"),
+        (b"", DeviceLost, "ended early"),
+        (b"OKAYOKAY" + b"\3\0\0\0\0", DeviceLost, "ended early"),  # an exit packet without a status
+        (b"OKAYOKAY" + b"\1\xff\xff\xff\xff", TransferError, "printed too much"),
+    ],
+)
+def test_a_server_or_device_that_talks_nonsense(reply: bytes, error: type[Exception], says: str) -> None:
+    liar = LyingServer(reply)
+    transport = AdbTransport(host="127.0.0.1", port=liar.port, serial="x", name="s24")
+    with pytest.raises(error, match=says):
+        transport.shell("true", timeout_s=5)
+    liar.close()
+
+
+# Push and pull
+
+
+@pytest.mark.parametrize(
+    "size", [0, 1, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, MIB, 16 * 64 * KIB + 1, 50 * MIB]
+)
+def test_pushed_and_pulled_bytes_are_the_same(device: AdbDevice, tmp_path: Path, size: int) -> None:
+    (tmp_path / "there").write_bytes(content(size))
+    device.push(tmp_path / "there", f"{DEVICE_ROOT}/blob")
+    device.pull(f"{DEVICE_ROOT}/blob", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "there").read_bytes()
+    assert (device.pushed_bytes, device.pulled_bytes) == (size, size)
+    assert device.exec_out(["stat", "-c", "%s", f"{DEVICE_ROOT}/blob"]) == f"{size}\n".encode()
+
+
+@pytest.mark.parametrize("size", [10, 50 * MIB])
+def test_a_refused_push_says_what_the_device_says(device: AdbDevice, tmp_path: Path, size: int) -> None:
+    (tmp_path / "blob").write_bytes(content(size))
+    with pytest.raises(
+        TransferError, match=r"blob was refused\n  why: the device says of /readonly/blob: .*Read-only"
+    ):
+        device.push(tmp_path / "blob", "/readonly/blob")
+    assert device.pushed_bytes == 0
+    assert device.shell(["echo", "alive"]).stdout == b"alive\n"
+
+
+def test_a_failed_pull_leaves_what_was_there(device: AdbDevice, tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"older")
+    with pytest.raises(TransferError, match="No such file"):
+        device.pull(f"{DEVICE_ROOT}/missing", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out").read_bytes() == b"older"
+
+
+def test_a_device_that_goes_away_in_mid_push(virtual_lab: VirtualLab, name: str, tmp_path: Path) -> None:
+    device = virtual_lab.device(name)
+    with (tmp_path / "blob").open("wb") as file:
+        file.truncate(3000 * MIB)
+    trouble = threading.Timer(0.3, virtual_lab.tell, (name, "drop"))
+    trouble.start()
+    with pytest.raises(DeviceLost):
+        device.push(tmp_path / "blob", f"{TMP}/huge", timeout_s=60)
+    trouble.join()
+    device.reconnect()
+    device.exec_out(["rm", "-rf", f"{TMP}/huge"])
+
+
+# Slots
+
+
+def test_an_unchanged_file_is_not_pushed_again(device: AdbDevice, tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(content(100_000))
+    first = deploy_file(device, tmp_path / "model.bin", "model.bin")
+    assert device.pushed_bytes == 100_000
+    assert deploy_file(device, tmp_path / "model.bin", "model.bin") == first
+    assert device.pushed_bytes == 100_000
+    (tmp_path / "model.bin").write_bytes(content(100_001))
+    assert deploy_file(device, tmp_path / "model.bin", "model.bin") != first
+    assert device.pushed_bytes == 200_001
+
+
+def test_a_slot_that_was_damaged_is_filled_again(device: AdbDevice, tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(content(1000))
+    path = deploy_file(device, tmp_path / "model.bin", "model.bin")
+    device.exec_out(["truncate", "-s", "999", path])
+    assert deploy_file(device, tmp_path / "model.bin", "model.bin") == path
+    assert device.exec_out(["cat", path]) == content(1000)
+
+
+class FlippingTransport(AdbTransport):
+    """A cable that flips one bit of what is pushed."""
+
+    def push(self, local: Path, remote: str, *, timeout_s: float) -> int:
+        damaged = bytearray(local.read_bytes())
+        damaged[len(damaged) // 2] ^= 1
+        other = local.with_name("damaged")
+        other.write_bytes(damaged)
+        return super().push(other, remote, timeout_s=timeout_s)
+
+
+def on_device(device: AdbDevice) -> list[str]:
+    """Every file below the folder of the slots."""
+    return device.exec_out(["find", f"{DEVICE_ROOT}", "-type", "f"]).decode().splitlines()
+
+
+def test_a_corrupted_push_is_noticed_and_leaves_nothing(virtual_lab: VirtualLab, tmp_path: Path) -> None:
+    server = virtual_lab.server
+    cable = FlippingTransport(
+        host=server.host, port=server.port, serial=virtual_lab.serial("twin"), name="twin"
+    )
+    device = AdbDevice(virtual_lab.specs["twin"], cable)
+    (tmp_path / "model.bin").write_bytes(content(70_000))
+    with pytest.raises(TransferError, match=r"push of model\.bin was corrupted") as caught:
+        deploy_file(device, tmp_path / "model.bin", "model.bin")
+    assert caught.value.evidence["found"] != caught.value.evidence["expected"]
+    assert on_device(device) == []
+
+
+class CutTransport(AdbTransport):
+    """A cable that is pulled after a part of the file."""
+
+    def push(self, local: Path, remote: str, *, timeout_s: float) -> int:
+        half = local.with_name("half")
+        half.write_bytes(local.read_bytes()[: local.stat().st_size // 2])
+        super().push(half, remote, timeout_s=timeout_s)
+        raise DeviceLost("the cable was pulled")
+
+
+def test_a_half_pushed_file_never_has_its_name(virtual_lab: VirtualLab, tmp_path: Path) -> None:
+    server = virtual_lab.server
+    cut = CutTransport(host=server.host, port=server.port, serial=virtual_lab.serial("twin"), name="twin")
+    device = virtual_lab.device("twin")
+    (tmp_path / "model.bin").write_bytes(content(70_000))
+    with pytest.raises(DeviceLost):
+        deploy_file(AdbDevice(virtual_lab.specs["twin"], cut), tmp_path / "model.bin", "model.bin")
+    (left,) = on_device(device)
+    assert "/.part-" in left
+    path = deploy_file(device, tmp_path / "model.bin", "model.bin")
+    assert on_device(device) == [path]
+    assert device.exec_out(["cat", path]) == content(70_000)
+    device.exec_out(["rm", "-rf", DEVICE_ROOT])
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [*HOSTILE, "../../../../escaped", "..", ".", ".hidden", "/etc/passwd", "a/b", "x" * 200, "files"],
+)
+def test_a_file_of_any_name_stays_in_its_slot(virtual_lab: VirtualLab, tmp_path: Path, hostile: str) -> None:
+    device = virtual_lab.device("pixel")
+    (tmp_path / "model").write_bytes(hostile.encode("utf-8", "surrogateescape"))
+    path = deploy_file(device, tmp_path / "model", hostile)
+    slot, _, file = path.rpartition("/")
+    assert slot.rpartition("/")[0] == f"{DEVICE_ROOT}/slots"
+    assert file
+    assert not file.startswith(".")
+    assert device.exec_out(["cat", path]) == hostile.encode("utf-8", "surrogateescape")
+    pushed = device.pushed_bytes
+    assert deploy_file(device, tmp_path / "model", hostile) == path
+    assert device.pushed_bytes == pushed
+    device.exec_out(["rm", "-rf", DEVICE_ROOT])
+
+
+def test_an_archive_is_unpacked_once(device: AdbDevice, tmp_path: Path) -> None:
+    archive = pack_inputs({"x": np.arange(6, dtype=np.float32).reshape(3, 2)}, tmp_path)
+    folder = deploy_archive(device, archive.path)
+    assert device.exec_out(["cat", f"{folder}/1_0.raw"]) == np.array([2, 3], np.float32).tobytes()
+    assert device.exec_out(["cat", f"{folder}/input_list.txt"]) == b"x:=0_0.raw\nx:=1_0.raw\nx:=2_0.raw\n"
+    pushed = device.pushed_bytes
+    assert deploy_archive(device, archive.path) == folder
+    assert device.pushed_bytes == pushed
+
+
+def test_an_archive_that_does_not_unpack_leaves_no_folder(device: AdbDevice, tmp_path: Path) -> None:
+    (tmp_path / "bad.tar").write_bytes(b"this is no archive" * 100)
+    for _ in range(2):
+        with pytest.raises(TransferError, match="could not unpack"):
+            deploy_archive(device, tmp_path / "bad.tar")
+    assert [path for path in on_device(device) if "/files/" in path] == []
+
+
+# Properties
+
+
+def test_the_device_says_what_it_is(device: AdbDevice, virtual_lab: VirtualLab, name: str) -> None:
+    identity = device.identity()
+    assert (identity.soc, identity.hexagon, identity.simulated) == ("Tensor G4", None, True)
+    assert (identity.engine, identity.serial) == ("cpu", virtual_lab.serial(name))
+    assert identity.properties["ro.soc.model"] == "Tensor G4"
+    assert identity.properties["ro.build.version.sdk"] == "34"
+
+
+def test_a_device_that_is_another_chip_than_the_matrix_says(virtual_lab: VirtualLab) -> None:
+    wrong = AdbDevice(virtual_lab.specs["s21"], virtual_lab.transport("s24"))
+    with pytest.raises(InfrastructureError, match=r"says SM8350, the device says SM8650"):
+        wrong.identity()
+
+
+def test_a_chip_the_matrix_leaves_open_is_the_devices_own(virtual_lab: VirtualLab) -> None:
+    place = Source(file="matrix.yaml", line=1, column=1)
+    spec = DeviceSpec(id="any", kind="adb", source=place, serial=virtual_lab.serial("s24"))
+    device = AdbDevice(spec, virtual_lab.transport("s24"))
+    identity = device.identity()
+    assert (identity.soc, identity.hexagon, identity.simulated) == ("SM8650", "V75", False)
+    chip = device.chip(identity.properties)
+    assert chip is not None
+    assert chip.qnn_id is not None
+
+
+def test_a_property_that_cannot_be_set_is_an_error(device: AdbDevice) -> None:
+    with pytest.raises(InfrastructureError, match=r"ro\.soc\.model could not be set to 'SM1'"):
+        device.setprop("ro.soc.model", "SM1")
+    for hostile in ("", "a b", "$(id)", "-x", "a/b", "a\nb"):
+        with pytest.raises(InfrastructureError, match="is not a property name"):
+            device.setprop(hostile, "1")
+        with (
+            pytest.raises(InfrastructureError, match="is not a property name"),
+            toggled(device, {hostile: "1"}),
+        ):
+            pass
+    assert device.getprop("ro.soc.model") == "Tensor G4"
+
+
+@pytest.mark.parametrize("value", ["", "all", 'it\'s $(id) `id` \\ "x"', "  spaces  ", "ключ", "*"])
+def test_toggles_are_put_back(device: AdbDevice, value: str) -> None:
+    device.setprop("debug.mine", value)
+    with toggled(device, {"debug.mine": "in the block", "debug.other": "2"}):
+        assert device.getprop("debug.mine") == "in the block"
+        assert device.getprop("debug.other") == "2"
+    assert device.getprop("debug.mine") == value
+    assert device.getprop("debug.other") == ""
+    assert on_device(device) == []
+    device.setprop("debug.mine", "")
+
+
+def test_toggles_are_put_back_after_an_exception(device: AdbDevice) -> None:
+    with pytest.raises(KeyboardInterrupt), toggled(device, {"debug.mine": "1"}):
+        raise KeyboardInterrupt
+    assert device.getprop("debug.mine") == ""
+    assert on_device(device) == []
+
+
+def test_a_block_in_a_block_puts_back_what_it_found(device: AdbDevice) -> None:
+    with toggled(device, {"debug.mine": "outer", "debug.outer": "1"}):
+        with toggled(device, {"debug.mine": "inner"}):
+            assert device.getprop("debug.mine") == "inner"
+            assert device.getprop("debug.outer") == "1"
+        assert device.getprop("debug.mine") == "outer"
+    assert device.getprop("debug.mine") == ""
+    assert on_device(device) == []
+
+
+def test_a_refused_toggle_undoes_those_before_it(device: AdbDevice) -> None:
+    asked = {"debug.mine": "1", "ro.soc.model": "SM1", "debug.later": "1"}
+    with (
+        pytest.raises(InfrastructureError, match=r"ro\.soc\.model reads otherwise after setprop"),
+        toggled(device, asked),
+    ):
+        pytest.fail("the block must not run")
+    assert device.getprop("debug.mine") == ""
+    assert device.getprop("debug.later") == ""
+    assert on_device(device) == []
+
+
+def test_toggles_of_a_killed_holder_are_put_back_by_the_next(
+    virtual_lab: VirtualLab, name: str, device: AdbDevice
+) -> None:
+    device.setprop("debug.mine", "before")
+    code = (
+        "import sys, time\n"
+        "from pytest_devicelab.devices.adb import AdbDevice\n"
+        "from pytest_devicelab.devices.adb_transport import AdbTransport\n"
+        "from pytest_devicelab.devices.toggles import toggled\n"
+        "from tests.e2e.virtual_lab import virtual_spec\n"
+        "host, port, serial = sys.argv[1:]\n"
+        "transport = AdbTransport(host=host, port=int(port), serial=serial, name='x')\n"
+        "with toggled(AdbDevice(virtual_spec('x', 'Tensor G4'), transport), {'debug.mine': 'a', 'debug.new': 'b'}):\n"
+        "    print('holding', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    where = [virtual_lab.server.host, str(virtual_lab.server.port), virtual_lab.serial(name)]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *where], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"holding\n"
+        holder.kill()
+    assert device.getprop("debug.mine") == "a"
+    assert sorted(restore_toggles(device)) == ["debug.mine", "debug.new"]
+    assert device.getprop("debug.mine") == "before"
+    assert device.getprop("debug.new") == ""
+    assert restore_toggles(device) == ()
+    device.setprop("debug.mine", "")
+
+
+def test_notes_that_are_not_ours_are_left_alone(device: AdbDevice) -> None:
+    notes = f"{DEVICE_ROOT}/restore"
+    device.exec_out(["mkdir", "-p", notes])
+    for name in ("$(reboot)", "-n", "; id", ".debug.half"):
+        device.exec_out(["touch", "--", f"{notes}/{name}"])
+    assert restore_toggles(device) == ()
+
+
+# Logcat
+
+
+def test_a_window_holds_what_was_logged_in_it(device: AdbDevice) -> None:
+    device.exec_out(["log", "-t", "mine", "before"])
+    open_window(device, "0123abcd")
+    device.exec_out(["log", "-t", "mine", "inside one"])
+    device.exec_out(["log", "-p", "e", "-t", "mine", "inside two"])
+    window = close_window(device, "0123abcd")
+    device.exec_out(["log", "-t", "mine", "after"])
+    assert window is not None
+    assert [line.partition(b" mine    : ")[2] for line in window.splitlines()] == [
+        b"inside one",
+        b"inside two",
+    ]
+
+
+def test_windows_follow_each_other(device: AdbDevice) -> None:
+    for token in ("aa11", "bb22"):
+        open_window(device, token)
+        device.exec_out(["log", "-t", "mine", f"in {token}"])
+        window = close_window(device, token)
+        assert window is not None
+        assert window.count(b"\n") == 1
+        assert f"in {token}".encode() in window
+
+
+def test_a_log_that_overflowed_is_lost_evidence(device: AdbDevice) -> None:
+    open_window(device, "cc33")
+    device.exec_out(["logcat", "-G", "64K"])
+    line = "x" * 3000
+    device.script(f"yes {line} | head -n 200 | log -t noise")
+    assert close_window(device, "cc33") is None
+    open_window(device, "dd44")
+    assert close_window(device, "dd44") == b""
+
+
+def test_a_log_that_was_cleared_is_lost_evidence(device: AdbDevice) -> None:
+    open_window(device, "ee55")
+    device.exec_out(["logcat", "-c"])
+    assert close_window(device, "ee55") is None

@@ -1,0 +1,42 @@
+"""A device that goes away in the middle of a run: inconclusive, with its record; the other devices finish."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.plugin.projects import Project, npu
+
+# Seconds a device is waited for are cut short.
+IMPATIENT = """
+from pytest_devicelab.devices.adb import AdbDevice
+from pytest_devicelab.lab import lab
+
+AdbDevice.reconnect.__kwdefaults__["timeout_s"] = lab._REACH_TIMEOUT_S = lab._LOST_TIMEOUT_S = 1.0
+"""
+
+
+def test_a_device_that_drops_and_one_that_vanishes(project: Project) -> None:
+    project.write(npu("drops", "dropping"), npu("vanishes", "vanishing"), npu("stays", "right"))
+    project.pytester.makeconftest(IMPATIENT)
+
+    result = project.run()
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    checks = ("placement", "determinism", "accuracy")
+    assert project.verdicts() == {
+        **{(check, "drops"): "inconclusive" for check in checks},
+        **{(check, "vanishes"): "inconclusive" for check in checks},
+        **{(check, "stays"): "pass" for check in checks},
+        ("agreement", "drops vanishes stays"): "inconclusive",
+    }
+    assert set(project.junit().values()) == {"passed", "error"}
+    # Whatever was tried is kept: the one came back for a second attempt, the other did not.
+    drops, vanishes = project.record("drops"), project.record("vanishes")
+    assert [drops["status"], vanishes["status"]] == ["failed", "failed"]
+    assert len(drops["attempts"]) == 2
+    assert all(attempt["error"] for attempt in (*drops["attempts"], *vanishes["attempts"]))
+    assert "drops" in drops["error"]
+    (comparison,) = project.session()["comparisons"]
+    assert comparison["classes"] == [["stays"]]
+    assert [missing["device"] for missing in comparison["missing"]] == ["drops", "vanishes"]
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from pytest_devicelab.errors import ModelError, UserError
+from pytest_devicelab.lab.lab import namespace_wanted
+from pytest_devicelab.lab.preflight import check_lab
+from pytest_devicelab.matrix.soc import find_soc
+from pytest_devicelab.matrix.specs import DeviceSpec, LabSpec, MatrixSpec, ModelSpec, Source
+
+PLACE = Source(file="matrix.yaml", line=3, column=5)
+
+
+def device(device_id: str = "s24", **facts: Any) -> DeviceSpec:
+    return DeviceSpec(
+        **{"id": device_id, "kind": "virtual", "source": PLACE, "soc": find_soc("SM8650")[0], **facts}
+    )
+
+
+def write_model(path: Path, *, name: str = "x", dtype: int = TensorProto.FLOAT, shape: Any = (1, 4)) -> Path:
+    graph = helper.make_graph(
+        [helper.make_node("Identity", [name], ["y"])],
+        "graph",
+        [helper.make_tensor_value_info(name, dtype, shape)],
+        [helper.make_tensor_value_info("y", dtype, shape)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelSpec:
+    np.savez(tmp_path / "in.npz", x=np.zeros((3, 4), np.float32))
+    np.save(tmp_path / "labels.npy", np.zeros(3, np.int64))
+    return ModelSpec(
+        id="tiny",
+        path=write_model(tmp_path / "tiny.onnx"),
+        reference=write_model(tmp_path / "float.onnx"),
+        source=PLACE,
+        inputs=tmp_path / "in.npz",
+        labels=tmp_path / "labels.npy",
+    )
+
+
+def matrix(*models: ModelSpec) -> MatrixSpec:
+    return MatrixSpec(path=Path("matrix.yaml"), lab=LabSpec(), devices=(), models=models)
+
+
+def problems(*models: ModelSpec, devices: tuple[DeviceSpec, ...] = (device(),)) -> list[UserError]:
+    with pytest.raises(UserError) as caught:
+        check_lab(matrix(*models), devices)
+    found: list[UserError] = list(caught.value.evidence.get("problems", [caught.value]))
+    assert all(str(problem) in str(caught.value) for problem in found)
+    assert all(problem.fix for problem in found)
+    return found
+
+
+def test_a_lab_in_order_passes(model: ModelSpec) -> None:
+    check_lab(matrix(model), (device(),))
+    check_lab(matrix(replace(model, labels=None, reference=None, samples=2)), (device(),))
+
+
+def test_every_problem_is_found_at_once(
+    model: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEVICELAB_ADB", str(tmp_path / "no-adb"))
+    monkeypatch.setenv("DEVICELAB_NAMESPACE", "sometimes")
+    whole = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name.startswith("onnxruntime") else whole(name)
+    )
+    (tmp_path / "bad.onnx").write_text("this is no model")
+    (tmp_path / "bad.npz").write_text("these are no inputs")
+    (tmp_path / "bad.npy").write_text("these are no labels")
+    broken = ModelSpec(
+        id="broken",
+        source=PLACE,
+        path=tmp_path / "bad.onnx",
+        reference=tmp_path / "missing.onnx",
+        inputs=tmp_path / "bad.npz",
+        labels=tmp_path / "bad.npy",
+    )
+    found = problems(
+        broken,
+        model,
+        replace(model, id="without", inputs=None),
+        devices=(
+            device(),
+            device("hub", kind="aihub"),
+            device("mine", engine="no_such_package:engine"),
+        ),
+    )
+    said = "\n".join(str(problem) for problem in found)
+    assert len(found) == 10
+    for part in (
+        "adb was not found",
+        "$DEVICELAB_NAMESPACE is 'sometimes'",
+        "Qualcomm AI Hub, which this version cannot drive",
+        "not installed: onnxruntime, onnxruntime-qnn",
+        "engine 'no_such_package:engine' cannot be imported",
+        "bad.onnx: not an ONNX model (model broken, matrix.yaml:3:5)",
+        "missing.onnx: not an ONNX model",
+        "bad.npz: inputs cannot be read",
+        "bad.npy: labels cannot be read",
+        "model without has no inputs",
+    ):
+        assert part in said
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08", b"\x00" * 100, b"PK\x03\x04"])
+def test_what_is_no_model(model: ModelSpec, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "odd.onnx").write_bytes(content)
+    (problem,) = problems(replace(model, path=tmp_path / "odd.onnx"))
+    assert isinstance(problem, ModelError)
+    assert "odd.onnx: not an ONNX model" in str(problem)
+
+
+def test_a_model_that_was_cut_short(model: ModelSpec, tmp_path: Path) -> None:
+    (tmp_path / "cut.onnx").write_bytes(model.path.read_bytes()[:-20])
+    (problem,) = problems(replace(model, path=tmp_path / "cut.onnx"))
+    assert "cut.onnx" in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("declared", "says"),
+    [
+        ({"name": "other"}, "declares other: float32 [1, 4]; one sample of the file has x: float32 [1, 4]"),
+        ({"shape": (1, 5)}, "declares x: float32 [1, 5]; one sample of the file has x: float32 [1, 4]"),
+        ({"shape": (1, 4, 1)}, "declares x: float32 [1, 4, 1]"),
+        ({"shape": (2, 4)}, "declares x: float32 [2, 4]"),
+        (
+            {"dtype": TensorProto.INT64},
+            "declares x: int64 [1, 4]; one sample of the file has x: float32 [1, 4]",
+        ),
+    ],
+)
+def test_inputs_of_another_model(
+    model: ModelSpec, tmp_path: Path, declared: dict[str, Any], says: str
+) -> None:
+    other = write_model(tmp_path / "other.onnx", **declared)
+    (problem,) = problems(replace(model, path=other, reference=None))
+    assert "these are not the inputs of other.onnx (model tiny, matrix.yaml:3:5)" in problem.what
+    assert says in problem.why
+
+
+def test_a_reference_of_another_shape(model: ModelSpec, tmp_path: Path) -> None:
+    (problem,) = problems(replace(model, reference=write_model(tmp_path / "wide.onnx", shape=(1, 9))))
+    assert "not the inputs of wide.onnx" in problem.what
+
+
+def test_a_dimension_left_open_takes_any_size(model: ModelSpec, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "open.onnx", shape=("batch", 4))
+    check_lab(matrix(replace(model, path=other)), (device(),))
+
+
+@pytest.mark.parametrize("name", ["a b", "a:=b", "a\nb"])
+def test_an_input_name_that_no_input_list_can_hold(model: ModelSpec, tmp_path: Path, name: str) -> None:
+    (problem,) = problems(replace(model, path=write_model(tmp_path / "odd.onnx", name=name), reference=None))
+    assert "cannot be written into an input list" in problem.what
+
+
+def test_labels(model: ModelSpec, tmp_path: Path) -> None:
+    for labels, says in (
+        (np.zeros(2, np.int64), "fewer labels than samples\n  why: 2 labels for 3 samples"),
+        (np.zeros(3, np.float32), "labels are not [N] integers\n  why: found float32 (3,)"),
+        (np.zeros((3, 1), np.int64), "labels are not [N] integers"),
+        (np.array([{}] * 3, dtype=object), "labels cannot be read"),
+    ):
+        np.save(tmp_path / "odd.npy", labels, allow_pickle=True)
+        (problem,) = problems(replace(model, labels=tmp_path / "odd.npy"))
+        assert says in str(problem)
+
+
+def test_the_simulator_is_needed_only_where_the_matrix_asks_for_it(
+    model: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "onnxruntime_qnn" else whole(name)
+    )
+    (problem,) = problems(model)
+    assert "the HTP simulator of s24" in problem.why
+    assert "pip install 'pytest-devicelab[virtual]'" in problem.fix
+    check_lab(matrix(model), (device(engine="cpu", runtime="ort"),))
+
+
+def test_how_namespaces_are_asked_for() -> None:
+    assert namespace_wanted({}) is None
+    assert namespace_wanted({"DEVICELAB_NAMESPACE": ""}) is None
+    assert namespace_wanted({"DEVICELAB_NAMESPACE": "auto"}) is None
+    assert namespace_wanted({"DEVICELAB_NAMESPACE": "require"}) is True
+    assert namespace_wanted({"DEVICELAB_NAMESPACE": "never"}) is False
+    with pytest.raises(UserError, match="it takes auto, require, never"):
+        namespace_wanted({"DEVICELAB_NAMESPACE": "yes"})
