@@ -18,7 +18,7 @@ from pytest_devicelab.errors import UserError
 if TYPE_CHECKING:
     from pytest_devicelab.evidence.events import Event
     from pytest_devicelab.logs.blocks import ReadInto
-    from pytest_devicelab.logs.compression import GzipReader, ZstdReader
+    from pytest_devicelab.logs.compression import PackedReader
     from pytest_devicelab.logs.scanner import LogScanner
     from pytest_devicelab.logs.survey import Survey
 
@@ -112,9 +112,7 @@ def _opened(path: str) -> Iterator[io.BufferedReader]:
         yield stream
 
 
-def _reader(
-    stream: io.BufferedReader, options: argparse.Namespace
-) -> tuple[ReadInto, GzipReader | ZstdReader | None]:
+def _reader(stream: io.BufferedReader, options: argparse.Namespace) -> tuple[ReadInto, PackedReader | None]:
     from pytest_devicelab.logs.compression import open_compressed
 
     packed = open_compressed(stream, stream.peek(4)[:4])

@@ -7,17 +7,17 @@ import math
 import numpy as np
 
 from pytest_devicelab.errors import TensorMismatch
+from pytest_devicelab.tensors.compiled import load_fast, load_fast_for
 from pytest_devicelab.tensors.formats import Codes, Format
 from pytest_devicelab.tensors.ranking import RankAgreement, has_classes
 from pytest_devicelab.tensors.result import TensorDiff, conclude
 from pytest_devicelab.tensors.spread import exact_spread
-from pytest_devicelab.tensors.streams import BlockStream, PairStream, Stream, load_fast
+from pytest_devicelab.tensors.streams import BlockStream, PairStream, Stream
 
 # Up to here a pair is kept whole and its spread is exact; 8-bit formats are exact at any size.
 EXACT_ELEMENTS = 1 << 20
-# Below these numpy is done before the histogram of pairs is read, or the compiled kernels are loaded.
+# Below this numpy is done with a pair before the histogram of its codes is read.
 _PAIRS_FROM = 1 << 16
-_FAST_FROM = 1 << 22
 
 
 class DiffAccumulator:
@@ -48,7 +48,7 @@ class DiffAccumulator:
         self._check()
         self._granule = shape[1] if spread and has_classes(shape) else 1
         self._ranks = RankAgreement(number, shape[1]) if self._granule > 1 else None
-        compiled = load_fast() if (self._elements >= _FAST_FROM if fast is None else fast) else None
+        compiled = load_fast_for(self._elements) if fast is None else load_fast() if fast else None
         if fast and compiled is None:
             raise TensorMismatch(
                 "the compiled kernels need numba", fix="pip install 'pytest-devicelab[fast]'"

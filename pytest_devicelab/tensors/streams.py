@@ -29,15 +29,6 @@ class Stream(Protocol):
         """Return what all elements add up to, and their spread where it was asked for."""
 
 
-def load_fast() -> ModuleType | None:
-    """Return the compiled kernels, or None where numba is not installed."""
-    try:
-        from pytest_devicelab.tensors import fast
-    except ImportError:
-        return None
-    return fast
-
-
 class PairStream:
     """For formats of at most 8 bits: how often each of the 65,536 pairs of codes occurs says everything."""
 
@@ -90,7 +81,9 @@ class BlockStream:
         return moments, self._bins.spread(max_abs=moments.max_abs, max_rel=moments.max_rel)
 
     def _block(self, reference: Codes, observed: Codes) -> Moments:
-        if count_different(reference, observed) == 0:  # most blocks of most pairs: half the work
+        if (
+            count_different(reference, observed, fast=self._fast) == 0
+        ):  # most blocks of most pairs: half the work
             if self._bins is not None:
                 self._bins.count_equal(reference)
             return equal_moments(reference, self._number)

@@ -17,8 +17,8 @@ LOGITS = (np.arange(40, dtype=np.float32) / 4 - 5).reshape(4, 10)
 
 
 @pytest.fixture
-def changed() -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    values = LOGITS.copy()
+def changed() -> np.ndarray[Any, Any]:
+    values: np.ndarray[Any, Any] = LOGITS.copy()
     values[2, 3] += 0.5
     return values
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
+import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -17,7 +19,7 @@ from pytest_devicelab.logs import registry
 from pytest_devicelab.logs.blocks import read_blocks
 from pytest_devicelab.logs.candidates import HyperscanFinder, PlainFinder, make_finder, make_selector
 from pytest_devicelab.logs.columns import read_columns
-from pytest_devicelab.logs.compression import GzipReader, ZstdReader, open_compressed
+from pytest_devicelab.logs.compression import open_compressed
 from pytest_devicelab.logs.dialect import Dialect, Rule, RuleDialect
 from pytest_devicelab.logs.formats import THREADTIME
 from pytest_devicelab.logs.framing import split_lines
@@ -130,6 +132,30 @@ def test_blocks_are_whole_lines() -> None:
     assert blocks == [(b"one\n", 0), (b"two\n", 4), (b"three", 8)]
 
 
+FILLERS = (b" ", b"a_", b"1", b"(", b": ", b"-> a", b"{ name: a, type: ", b"I/a: ", b"\xff")
+
+
+@pytest.mark.parametrize("filler", FILLERS)
+def test_hostile_lines_take_linear_time(filler: bytes) -> None:
+    finder = make_finder(LITERALS)
+
+    def seconds(size: int) -> float:
+        lines = [literal + filler * (size // len(filler)) + literal for literal in LITERALS]
+        data = b"\n".join([*lines, b"11-20 09:20:00.100  1  2 I " + filler * size])
+        scanner = LogScanner(
+            source="logcat",
+            dialects=DIALECTS,
+            selector=make_selector(DIALECTS, finder),
+            survey=Survey(),
+        )
+        started = time.process_time()
+        list(scanner.scan(io.BytesIO(data).readinto))
+        return time.process_time() - started
+
+    # Eight times the bytes: a quadratic pattern would take 64 times as long. Half a second is noise.
+    assert seconds(16_000) < 20 * seconds(2_000) + 0.5
+
+
 LAYOUTS = ("11-20 09:20:00.100", "2026-11-20 09:20:00.100123", "11-20 09:20:00.100 +0200")
 
 
@@ -175,32 +201,44 @@ def test_survey_counts_what_nobody_asked_for() -> None:
     assert (survey.records, survey.unparsed, survey.backwards) == (6, 1, 1)
 
 
-@pytest.mark.parametrize("members", [1, 3])
-def test_gzip(members: int) -> None:
-    packed = gzip.compress(HIT) * members
-    reader = open_compressed(io.BytesIO(packed), packed[:4])
-    assert isinstance(reader, GzipReader)
-    scanner = LogScanner(source="logcat", dialects=DIALECTS)
-    assert len(list(scanner.scan(reader.readinto))) == members
-    assert reader.broken == ""
+def zstd(data: bytes) -> bytes:
+    packed: bytes = pytest.importorskip("zstandard").ZstdCompressor().compress(data)
+    return packed
 
 
-def test_gzip_that_breaks_off_gives_what_it_has_and_says_so() -> None:
-    packed = gzip.compress(HIT * 1000, 0)[:-500]
+PACKERS = [pytest.param(lambda data: gzip.compress(data, 1), id="gzip"), pytest.param(zstd, id="zstd")]
+
+
+def unpacked(packed: bytes) -> tuple[int, str]:
+    """Return how many events a compressed log has, and why it ends early."""
     reader = open_compressed(io.BytesIO(packed), packed[:4])
     assert reader is not None
     scanner = LogScanner(source="logcat", dialects=DIALECTS)
-    assert len(list(scanner.scan(reader.readinto))) > 900
-    assert reader.broken == "the gzip data ends in the middle"
+    return len(list(scanner.scan(reader.readinto))), reader.broken
 
 
-def test_zstd() -> None:
-    zstandard = pytest.importorskip("zstandard")
-    packed = zstandard.ZstdCompressor().compress(HIT) + zstandard.ZstdCompressor().compress(HIT)
-    reader = open_compressed(io.BytesIO(packed), packed[:4])
-    assert isinstance(reader, ZstdReader)
-    scanner = LogScanner(source="logcat", dialects=DIALECTS)
-    assert len(list(scanner.scan(reader.readinto))) == 2
+def noisy(lines: int) -> bytes:
+    return b"".join(HIT.rstrip() + b" %x\n" % (number * 2654435761 % 2**32) for number in range(lines))
+
+
+@pytest.mark.parametrize("pack", PACKERS)
+def test_compressed_logs_of_several_members(pack: Callable[[bytes], bytes]) -> None:
+    assert unpacked(pack(noisy(2000)) + pack(HIT) + pack(HIT)) == (2002, "")
+
+
+@pytest.mark.parametrize("pack", PACKERS)
+def test_a_compressed_log_that_breaks_off_says_so(pack: Callable[[bytes], bytes]) -> None:
+    found, broken = unpacked(pack(noisy(20_000))[:-20])
+    assert 0 < found <= 20_000
+    assert broken == "the compressed data ends in the middle"
+
+
+@pytest.mark.parametrize("pack", PACKERS)
+def test_damaged_compression_is_said(pack: Callable[[bytes], bytes]) -> None:
+    packed = pack(noisy(20_000))
+    middle = len(packed) // 2
+    _, broken = unpacked(packed[:middle] + b"\xff" * 400 + packed[middle + 400 :])
+    assert broken
 
 
 def test_not_compressed() -> None:
@@ -221,8 +259,6 @@ class Entry:
 
 
 def rules(name: str, literal: bytes = b"BEEP") -> Dialect:
-    import re
-
     rule = Rule(kind="throttling", literals=(literal,), pattern=re.compile("BEEP"))
     return RuleDialect(name=name, rules=(rule,))
 

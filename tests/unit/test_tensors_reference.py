@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_devicelab.tensors.accumulator import DiffAccumulator
+from pytest_devicelab.tensors.compiled import load_fast
 from pytest_devicelab.tensors.formats import FORMATS, Codes, Format
 from pytest_devicelab.tensors.result import TensorDiff, conclude
 from pytest_devicelab.tensors.spread import Percentiles
-from pytest_devicelab.tensors.streams import BlockStream, PairStream, load_fast
+from pytest_devicelab.tensors.streams import BlockStream, PairStream
 from tests.unit.slow_tensors import SlowDiff, decode, slow_diff
 
 Way = str

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 from scipy.stats import entropy, wasserstein_distance
 
+from pytest_devicelab.tensors.compiled import load_fast
 from pytest_devicelab.tensors.diff import diff_tensors
 from pytest_devicelab.tensors.formats import FORMATS, codes_of
 from pytest_devicelab.tensors.spread import (
@@ -20,7 +21,7 @@ from pytest_devicelab.tensors.spread import (
     percentiles,
     wasserstein,
 )
-from pytest_devicelab.tensors.streams import BlockStream, load_fast
+from pytest_devicelab.tensors.streams import BlockStream
 
 Array = npt.NDArray[np.generic]
 
