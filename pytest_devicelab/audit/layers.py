@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from pytest_devicelab.audit.taps import Tap
+from pytest_devicelab.errors import TensorMismatch
 from pytest_devicelab.evidence.record import Quantization
-from pytest_devicelab.tensors.diff import diff_bitwise
-from pytest_devicelab.tensors.metrics import sqnr_db
-from pytest_devicelab.tensors.spread import Sample, kl_divergence, wasserstein
+from pytest_devicelab.tensors.accumulator import DiffAccumulator
+from pytest_devicelab.tensors.diff import TensorDiff, diff_bitwise
+from pytest_devicelab.tensors.formats import codes_of, format_of
 
 Array = npt.NDArray[np.generic]
+
+_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +74,8 @@ def compare_layer(tap: Tap, reference: Array, observed: Array) -> LayerDiff:
     """
     diff = diff_bitwise(reference, observed, lsb=lsb_of(tap, reference))
     scale = tap.quantization.scale if tap.quantization and reference.dtype.kind != "f" else 1.0
-    left, right = real_values(tap, reference), real_values(tap, observed)
-    samples = _sample(left), _sample(right)
+    # Not of the codes: their zero point would count as signal.
+    real = _diff_values(tap, reference, observed)
     return LayerDiff(
         node=tap.node,
         op=tap.op,
@@ -82,10 +86,9 @@ def compare_layer(tap: Tap, reference: Array, observed: Array) -> LayerDiff:
         bits_different=diff.bits_different,
         max_abs=diff.max_abs * scale,
         max_lsb=diff.max_lsb,
-        # Not of the codes: their zero point would count as signal.
-        sqnr_db=None if diff else sqnr_db(left, right),
-        kl=kl_divergence(*samples),
-        wasserstein=wasserstein(*samples),
+        sqnr_db=real.sqnr_db,
+        kl=real.spread.kl if real.spread else None,
+        wasserstein=real.spread.wasserstein if real.spread else None,
         saturation_reference=saturation(tap.quantization, reference),
         saturation_observed=saturation(tap.quantization, observed),
         clipping=None,
@@ -103,10 +106,7 @@ def compare_with_float(tap: Tap, reference: Array, observed: Array) -> LayerDiff
     Raises:
         TensorMismatch: they differ in the number of elements, or there are none.
     """
-    floats = reference.astype(np.float32).reshape(-1)
-    values = real_values(tap, observed).astype(np.float32).reshape(-1)
-    diff = diff_bitwise(floats, values, lsb=tap.quantization.scale if tap.quantization else None)
-    samples = _sample(floats), _sample(values)
+    diff = _diff_values(tap, reference, observed)
     return LayerDiff(
         node=tap.node,
         op=tap.op,
@@ -118,8 +118,8 @@ def compare_with_float(tap: Tap, reference: Array, observed: Array) -> LayerDiff
         max_abs=diff.max_abs,
         max_lsb=diff.max_lsb,
         sqnr_db=diff.sqnr_db,
-        kl=kl_divergence(*samples),
-        wasserstein=wasserstein(*samples),
+        kl=diff.spread.kl if diff.spread else None,
+        wasserstein=diff.spread.wasserstein if diff.spread else None,
         saturation_reference=None,
         saturation_observed=saturation(tap.quantization, observed),
         clipping=clipping(tap.quantization, reference),
@@ -134,11 +134,25 @@ def real_values(tap: Tap, array: Array) -> Array:
     return ((array.astype(np.float64) - how.zero_point) * how.scale).astype(np.float32)
 
 
-def _sample(values: Array) -> Sample:
-    """Return the finite values and how often each occurs: quantized ones are few."""
-    numbers, counts = np.unique(values.astype(np.float64), return_counts=True)
-    finite = np.isfinite(numbers)
-    return Sample(numbers=numbers[finite], counts=counts[finite])
+def _diff_values(tap: Tap, reference: Array, observed: Array) -> TensorDiff:
+    """Compare what two tensors stand for, as float32, a block at a time: real values of a layer may not fit."""
+    if reference.size != observed.size:
+        raise TensorMismatch(
+            f"layer {tap.depth}, {tap.tensor}, cannot be compared: {reference.size} and {observed.size} elements",
+            why=f"shapes {list(reference.shape)} and {list(observed.shape)}",
+            fix="compare the same layer of the same model, on as many samples",
+        )
+    number = format_of(np.dtype(np.float32))
+    step = tap.quantization.scale if tap.quantization else None
+    accumulator = DiffAccumulator(number, (reference.size,), lsb=step)
+    for left, right in zip(_blocks(reference), _blocks(observed), strict=True):
+        accumulator.feed(*(codes_of(real_values(tap, each).astype(np.float32)) for each in (left, right)))
+    return accumulator.finish()
+
+
+def _blocks(array: Array) -> Iterator[Array]:
+    flat = array.reshape(-1)
+    yield from (flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK))
 
 
 def lsb_of(tap: Tap, array: Array) -> float | None:
@@ -166,8 +180,12 @@ def clipping(how: Quantization | None, floats: Array) -> float | None:
     if how is None:
         return None
     low, high = (how.scale * (code - how.zero_point) for code in code_range(how.dtype))
-    half, values = how.scale / 2, floats.astype(np.float64)
-    return float(np.mean((values < low - half) | (values > high + half)))
+    half = how.scale / 2
+    outside = 0
+    for block in _blocks(floats):
+        values = block.astype(np.float64)
+        outside += int(np.count_nonzero((values < low - half) | (values > high + half)))
+    return outside / floats.size
 
 
 def code_range(dtype: str) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pytest_devicelab.devices.device import ShellResult
@@ -111,6 +111,10 @@ class AdbDevice:
     def script(self, text: str, *, timeout_s: float = 30.0) -> ShellResult:
         """Run shell text written by us."""
         return self._transport.shell(text, timeout_s=timeout_s)
+
+    def stream(self, text: str, sink: Callable[[bytes], bool], *, timeout_s: float) -> None:
+        """Run shell text written by us and hand its output to `sink` as it comes, until that says True."""
+        self._transport.stream(text, sink, timeout_s=timeout_s)
 
     def exec_out(self, argv: Sequence[str], *, timeout_s: float = 60.0) -> bytes:
         """Run one program and return its standard output; `InfrastructureError` unless it exits with 0."""

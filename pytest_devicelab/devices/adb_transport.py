@@ -12,8 +12,8 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -167,26 +167,42 @@ class AdbTransport:
     def shell(self, command: str, *, timeout_s: float) -> ShellResult:
         """Run a command line over the shell v2 protocol: packets of u8 id, u32 little-endian length, payload."""
         parts: dict[int, bytearray] = {_STDOUT: bytearray(), _STDERR: bytearray()}
-        with self._open(f"`{_excerpt(command)}`", timeout_s) as stream:
-            stream.command(f"shell,v2,raw:{command}")
-            stream.send(struct.pack("<BI", 3, 0))  # close standard input: nothing of ours is ever interactive
-            left = _LONGEST_OUTPUT_BYTES
-            while True:
-                kind, size = struct.unpack("<BI", stream.read(5))
-                left -= size
+        left = _LONGEST_OUTPUT_BYTES
+        with closing(self._packets(command, timeout_s)) as packets:
+            for kind, data in packets:
+                left -= len(data)
                 if left < 0:
-                    raise TransferError(
-                        f"device {self._name} ({self._serial}): `{_excerpt(command)}` printed too much",
-                        why=f"more than {_LONGEST_OUTPUT_BYTES:,} bytes",
-                        fix="let it write to a file, and pull that",
-                    )
-                data = stream.read(size)
+                    raise self._printed_too_much(command)
                 if kind in parts:
                     parts[kind] += data
                 elif kind == _EXIT and data:
-                    return ShellResult(
-                        stdout=bytes(parts[_STDOUT]), stderr=bytes(parts[_STDERR]), exit_code=data[0]
-                    )
+                    break
+        return ShellResult(stdout=bytes(parts[_STDOUT]), stderr=bytes(parts[_STDERR]), exit_code=data[0])
+
+    def stream(self, command: str, sink: Callable[[bytes], bool], *, timeout_s: float) -> None:
+        """Hand what a command prints to `sink` as it comes, until that says True or the command ends."""
+        with closing(self._packets(command, timeout_s)) as packets:
+            for kind, data in packets:
+                if kind == _EXIT or (kind == _STDOUT and sink(data)):
+                    return
+
+    def _packets(self, command: str, timeout_s: float) -> Generator[tuple[int, bytes], None, None]:
+        """Run a command line and yield kind and payload of what comes, without end; to close it is to hang up."""
+        with self._open(f"`{_excerpt(command)}`", timeout_s) as stream:
+            stream.command(f"shell,v2,raw:{command}")
+            stream.send(struct.pack("<BI", 3, 0))  # close standard input: nothing of ours is ever interactive
+            while True:
+                kind, size = struct.unpack("<BI", stream.read(5))
+                if size > _LONGEST_OUTPUT_BYTES:
+                    raise self._printed_too_much(command)
+                yield kind, stream.read(size)
+
+    def _printed_too_much(self, command: str) -> TransferError:
+        return TransferError(
+            f"device {self._name} ({self._serial}): `{_excerpt(command)}` printed too much",
+            why=f"more than {_LONGEST_OUTPUT_BYTES:,} bytes",
+            fix="let it write to a file, and pull that",
+        )
 
     def push(self, local: Path, remote: str, *, timeout_s: float) -> int:
         """Send a file with the sync service; returns the bytes sent."""

@@ -68,6 +68,42 @@ def toggled(device: AdbDevice, properties: Mapping[str, str]) -> Iterator[None]:
     _put_back(device, undo)
 
 
+@contextmanager
+def farf_file(device: AdbDevice, folder: str, program: str, mask: str | None) -> Iterator[None]:
+    """Have the DSP's messages of a program in the log for the duration of a block.
+
+    FastRPC reads the mask from `<program>.farf` in the working directory. One that a killed holder left behind
+    there is removed first; the caller holds the device, so nobody else's is.
+
+    Args:
+        device: the device.
+        folder: where the program will run.
+        program: its name.
+        mask: what is logged, `0x1f` for all levels; None for no such file.
+
+    Raises:
+        InfrastructureError: the file cannot be written, or reads otherwise afterwards.
+    """
+    file = shlex.quote(f"{folder}/{program}.farf")
+    if mask is None:
+        device.script(f"rm -f {file}")
+        yield
+        return
+    quoted = shlex.quote(mask)
+    done = device.script(f'printf %s {quoted} > {file} && [ "$(cat {file})" = {quoted} ]')
+    if done.exit_code != 0:
+        raise InfrastructureError(
+            f"device {device.id}: {program}.farf could not be written",
+            why=done.stderr.decode("utf-8", "replace").strip() or "it reads otherwise afterwards",
+            fix=f"look at {folder} on the device, or leave farf out of the log profile",
+        )
+    try:
+        yield
+    finally:
+        with suppress(InfrastructureError):  # what happened first is what counts; the next run removes it
+            device.script(f"rm -f {file}")
+
+
 def restore_toggles(device: AdbDevice) -> tuple[str, ...]:
     """Put back every property a former holder of this device left changed; return their names."""
     done = device.script(_FUNCTIONS + _RESTORE_ALL)

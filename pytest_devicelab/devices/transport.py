@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,12 @@ class Transport(Protocol):
 
     def shell(self, command: str, *, timeout_s: float) -> ShellResult:
         """Run a command line in the device's shell; output and errors apart, with the exit status."""
+
+    def stream(self, command: str, sink: Callable[[bytes], bool], *, timeout_s: float) -> None:
+        """Hand what a command prints to `sink` as it comes, until that says True or the command ends.
+
+        The connection is hung up then, which ends a command that would run for ever.
+        """
 
     def push(self, local: Path, remote: str, *, timeout_s: float) -> int:
         """Copy a file to the device; returns the bytes sent."""

@@ -99,11 +99,14 @@ class NodePlacement:
 
     Attributes:
         unit: `htp`, `gpu` or `cpu`.
+        macs: multiply-accumulates of one inference, counted from the model; None where its shapes do not
+            tell, 0 for an operator that has none to speak of.
     """
 
     node: str
     op: str
     unit: str
+    macs: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +133,28 @@ class Transfers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogCapture:
+    """How the logs of a run were taken: what their silence is worth.
+
+    Attributes:
+        level: what the runtime was asked for, `off` to `verbose`; empty when no run came about.
+        heard: lines of the runner that were seen, by priority `V D I W E F`, in logcat and in what it printed.
+        pid: of the runner; None when the device did not say. Lines of others are not about its placement.
+        streamed: whether logcat was read while the run went on.
+        lost: why lines are known to be missing; empty when none are.
+        buffer_bytes: size of the log buffers that was asked for; `buffers`: those the device has, by name.
+    """
+
+    level: str = ""
+    heard: Mapping[str, int] = field(default_factory=_nothing_counted, hash=False)
+    pid: int | None = None
+    streamed: bool = False
+    lost: str = ""
+    buffer_bytes: int = 0
+    buffers: Mapping[str, int] = field(default_factory=_nothing_counted, hash=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
     """One run, whole.
 
@@ -143,6 +168,7 @@ class RunRecord:
         placement: the runtime's own graph assignment; empty when it gave none.
         log_sources: for each log read, how many lines were seen: 0 lines is no evidence.
         unparsed_lines: how many of those lines could not be read; their text is kept in the files.
+        capture: how those logs were taken.
         files: evidence beside the record, name -> path relative to the record's folder.
         versions: tool and library versions that decide the result.
     """
@@ -164,6 +190,7 @@ class RunRecord:
     refused_ops: tuple[tuple[str, str, str], ...] = ()
     log_sources: Mapping[str, int] = field(default_factory=_nothing_counted, hash=False)
     unparsed_lines: Mapping[str, int] = field(default_factory=_nothing_counted, hash=False)
+    capture: LogCapture = LogCapture()
     telemetry: Mapping[str, str] = field(default_factory=_nothing, hash=False)
     attempts: tuple[Attempt, ...] = ()
     transfers: Transfers = Transfers()

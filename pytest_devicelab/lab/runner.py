@@ -17,14 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_devicelab.devices.adb import AdbDevice
-from pytest_devicelab.devices.logcat import close_window, open_window
+from pytest_devicelab.devices.logcat import LogWatch
 from pytest_devicelab.devices.slots import DEVICE_ROOT, deploy_archive, deploy_file, sha256_file
-from pytest_devicelab.devices.toggles import toggled
+from pytest_devicelab.devices.toggles import farf_file, toggled
 from pytest_devicelab.errors import CompileRefused, InfrastructureError, TransferError
 from pytest_devicelab.evidence.events import Event
 from pytest_devicelab.evidence.record import (
     Attempt,
     DeviceIdentity,
+    LogCapture,
     ModelIdentity,
     Purpose,
     RunRecord,
@@ -32,22 +33,20 @@ from pytest_devicelab.evidence.record import (
     Transfers,
 )
 from pytest_devicelab.evidence.store import SessionStore
+from pytest_devicelab.lab.heard import ANNOUNCE_PID, about_the_run, heard_lines, split_pid
 from pytest_devicelab.logs.scan import scan_log
 from pytest_devicelab.matrix.soc import Soc
-from pytest_devicelab.matrix.specs import DeviceSpec, LogLevel
+from pytest_devicelab.matrix.specs import DeviceSpec, LogProfile
 from pytest_devicelab.runtimes.inputs import Arrays, pack_inputs
 from pytest_devicelab.runtimes.registry import find_runtime
 from pytest_devicelab.runtimes.runtime import Job, Leftovers, OutputFile, Prepared, Runtime
 
 _ATTEMPTS = 2
+# What opening and closing the log may take beyond the run itself.
+_LOG_MARGIN_S = 90.0
 # Stages of a `load_error` at which the model is at fault; a device that does not open, a missing skel or an
 # execution that broke off is the lab's.
 _REFUSING_STAGES = ("placement", "finalize", "load")
-# What a log level switches on besides the runtime's own option. `debug.nn.vlog` is read by NNAPI, which most
-# models never touch; whether a switch worked is judged by the lines seen, never by the switch.
-_LOG_PROPERTIES: Mapping[LogLevel, Mapping[str, str]] = {
-    "verbose": {"debug.nn.vlog": "all", "debug.nn.perf": "1"},
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +65,7 @@ class RunRequest:
     options: Mapping[str, str]
     inputs: Arrays
     purpose: Purpose
-    logging: LogLevel
+    logging: LogProfile
     timeout_s: float
 
 
@@ -132,6 +131,7 @@ class _Run:
         self._log_lines: dict[str, int] = {}
         self._unparsed: dict[str, int] = {}
         self._files: dict[str, str] = {}
+        self._capture = LogCapture(level=request.logging.level, buffer_bytes=request.logging.buffer_bytes)
 
     def carry_out(self) -> tuple[RunRecord, InfrastructureError | None]:
         """Return the record, and the failure of the lab if there was one."""
@@ -197,23 +197,52 @@ class _Run:
             model=model,
             input_list="input_list.txt",
             output_dir=f"{self._work}/out",
-            log_level=request.logging,
+            log_level=request.logging.level,
             backend=backend,
         )
         token = hashlib.sha256(f"{request.id}{time.time_ns()}".encode()).hexdigest()[:16]
-        with toggled(device, _LOG_PROPERTIES.get(request.logging, {})):
-            open_window(device, token)
+        command = self._runtime.command(prepared, job)
+        with (
+            toggled(device, request.logging.properties),
+            farf_file(device, inputs, command[0], request.logging.farf),
+        ):
+            watch = LogWatch(
+                device,
+                token,
+                self._folder / "logcat.part",
+                buffer_bytes=request.logging.buffer_bytes,
+                timeout_s=request.timeout_s + _LOG_MARGIN_S,
+            )
             self._say(f"running {archive.samples} samples")
-            done = device.shell(self._runtime.command(prepared, job), cwd=inputs, timeout_s=request.timeout_s)
-            window = close_window(device, token)
+            try:
+                # `exec` gives the runner the shell's own process id, so that its lines are known from others'.
+                done = device.script(
+                    f"cd {shlex.quote(inputs)} && {ANNOUNCE_PID} && exec {shlex.join(command)}",
+                    timeout_s=request.timeout_s,
+                )
+                window = watch.close()
+            except InfrastructureError:
+                self._read_log("logcat", watch.abandon())
+                raise
+        pid, stderr = split_pid(done.stderr)
         self._read_log("stdout", done.stdout)
-        self._read_log("stderr", done.stderr)
-        if window is None:
-            self._events.append(_window_lost())
-        self._read_log("logcat", window or b"")
+        self._read_log("stderr", stderr)
+        self._read_log("logcat", window.data)
+        if window.lost:
+            self._events.append(_window_lost(window.lost))
+        self._events = about_the_run(self._events, window.data, pid)
+        self._capture = LogCapture(
+            level=request.logging.level,
+            heard=heard_lines(window.data, done.stdout, pid),
+            pid=pid,
+            streamed=window.streamed,
+            lost=window.lost,
+            buffer_bytes=request.logging.buffer_bytes,
+            buffers=window.buffers,
+        )
         if done.exit_code == 0:
             return None
-        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()
+        said = (stderr or done.stdout).decode("utf-8", "replace").strip()
         return done.exit_code, said[-2000:]
 
     def _read_log(self, source: str, data: bytes) -> None:
@@ -316,6 +345,7 @@ class _Run:
             events=tuple(self._events),
             log_sources=self._log_lines,
             unparsed_lines=self._unparsed,
+            capture=self._capture,
             files=self._files,
             transfers=Transfers(
                 pushed_bytes=self._device.pushed_bytes - pushed,
@@ -355,7 +385,7 @@ def _join_script(out: str, file: str, samples: int, joined: str) -> str:
     )
 
 
-def _window_lost() -> Event:
+def _window_lost(why: str) -> Event:
     return Event(
         kind="lost_records",
         dialect="logcat",
@@ -363,5 +393,5 @@ def _window_lost() -> Event:
         line=0,
         offset=0,
         raw="",
-        fields={"reason": "the log buffer no longer held the beginning of this run"},
+        fields={"reason": why},
     )

@@ -5,20 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 import yaml
 
 from pytest_devicelab.matrix.cursor import Cursor
 from pytest_devicelab.matrix.decode_device import decode_device
+from pytest_devicelab.matrix.decode_logging import decode_logging
 from pytest_devicelab.matrix.decode_model import decode_model
 from pytest_devicelab.matrix.issues import Issues
 from pytest_devicelab.matrix.reader import read_document
-from pytest_devicelab.matrix.specs import AdbServerSpec, DeviceSpec, LabSpec, LogLevel, MatrixSpec, ModelSpec
+from pytest_devicelab.matrix.specs import AdbServerSpec, DeviceSpec, LabSpec, MatrixSpec, ModelSpec
 from pytest_devicelab.matrix.suggest import did_you_mean, show
 
 SCHEMA = "devicelab.matrix/1"
-LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 _HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}")
 _ADB_PORT = 5037
 
@@ -37,12 +36,14 @@ def load_matrix(path: Path) -> MatrixSpec:
     node = read_document(path, issues)
     root = Cursor(path="", node=node, source=issues.at(node.start_mark), issues=issues)
     notes: list[str] = []
-    fields = root.fields(required=("schema", "devices", "models"), optional=("lab", "logging"))
+    fields = root.fields(
+        required=("schema", "devices", "models"), optional=("lab", "logging", "log_profiles")
+    )
     schema = fields["schema"].text()
     if schema is not None and schema != SCHEMA:
         fields["schema"].fail(f"{show(schema)} is not what this version reads: write schema: {SCHEMA}")
     lab = _lab(fields["lab"])
-    logging = fields["logging"].word(LOG_LEVELS)
+    logging = decode_logging(fields["logging"], fields["log_profiles"])
 
     device_items, model_items = _some(fields["devices"]), _some(fields["models"])
     ids = _check_unique(device_items, "id")
@@ -59,7 +60,7 @@ def load_matrix(path: Path) -> MatrixSpec:
         lab=lab,
         devices=devices,
         models=models,
-        logging=logging or "verbose",
+        logging=logging,
         notes=tuple(dict.fromkeys(notes)),
     )
 

@@ -147,12 +147,39 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogProfile:
+    """How much is logged during a run: what is switched on before it and put back after it.
+
+    Attributes:
+        level: what the runtime itself is asked for.
+        properties: Android properties set meanwhile. `debug.nn.vlog` is read by NNAPI, which most models
+            never touch; whether a switch worked is judged by the lines seen, never by the switch.
+        farf: mask of a `<process>.farf` file in the run's working directory, `0x1f`, for messages of the
+            DSP; None for no such file.
+        buffer_bytes: how large the log buffers are made where they are smaller.
+    """
+
+    level: LogLevel = "verbose"
+    properties: Mapping[str, str] = field(default_factory=_no_items, hash=False)
+    farf: str | None = None
+    buffer_bytes: int = 16 << 20
+
+
+_NNAPI_VERBOSE: Mapping[str, str] = MappingProxyType({"debug.nn.vlog": "all", "debug.nn.perf": "1"})
+
+
+def log_profile(level: LogLevel) -> LogProfile:
+    """Return what a level alone stands for."""
+    return LogProfile(level=level, properties=_NNAPI_VERBOSE if level == "verbose" else _no_items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixSpec:
     """A whole device matrix.
 
     Attributes:
         path: the file it was read from.
-        logging: how much the runtimes are asked to log.
+        logging: what is logged during every run.
         notes: remarks for the user, such as an invented chip name and the real chip it was taken for.
     """
 
@@ -160,7 +187,7 @@ class MatrixSpec:
     lab: LabSpec
     devices: tuple[DeviceSpec, ...]
     models: tuple[ModelSpec, ...]
-    logging: LogLevel = "verbose"
+    logging: LogProfile = field(default_factory=lambda: log_profile("verbose"))
     notes: tuple[str, ...] = ()
 
     def device(self, device_id: str) -> DeviceSpec:

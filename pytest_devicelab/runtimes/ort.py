@@ -16,6 +16,7 @@ from pytest_devicelab.evidence.codec import decode
 from pytest_devicelab.evidence.record import NodePlacement, OpRow
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec
+from pytest_devicelab.runtimes.macs import node_macs
 from pytest_devicelab.runtimes.runtime import Job, Leftovers, OutputFile, Prepared
 from pytest_devicelab.virtual.onnx_model import load_model, output_quantization
 
@@ -73,9 +74,27 @@ class OrtRuntime:
         versions = _load(folder / _VERSIONS, dict)
         return Leftovers(
             ops=_read(folder / _OPS, OpRow),
-            placement=_read(folder / _PLACEMENT, NodePlacement),
+            placement=_weighed(_placement(folder / _PLACEMENT), prepared.file),
             versions={str(key): str(value) for key, value in versions.items()},
         )
+
+
+def _placement(path: Path) -> tuple[NodePlacement, ...]:
+    """Read where each node went; how much it computes is not the device's to say."""
+    rows = (row | {"macs": None} if isinstance(row, dict) else row for row in _load(path, list))
+    return tuple(decode(NodePlacement, row, file=str(path)) for row in rows)
+
+
+def _weighed(placement: tuple[NodePlacement, ...], model: Path) -> tuple[NodePlacement, ...]:
+    """Add what each node computes, from the model: nodes that a runtime put in compute nothing that counts.
+
+    Where it replaced one that does, the sum falls short of the model's: then nobody knows, and it says None.
+    """
+    counts = node_macs(load_model(model))
+    total = sum(count or 0 for count in counts.values())
+    placed = tuple(replace(node, macs=counts.get(node.node, 0)) for node in placement)
+    whole = None not in counts.values() and sum(node.macs or 0 for node in placed) == total
+    return placed if whole else tuple(replace(node, macs=None) for node in placed)
 
 
 Row = TypeVar("Row")

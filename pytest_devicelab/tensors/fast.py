@@ -14,7 +14,7 @@ from numba import njit
 
 from pytest_devicelab.tensors.bins import Bins
 from pytest_devicelab.tensors.formats import Codes, Format, values_of
-from pytest_devicelab.tensors.moments import PLAIN, Moments, ScaledSum, moments_of
+from pytest_devicelab.tensors.moments import PLAIN, Moments, ScaledSum, equal_moments, moments_of
 from pytest_devicelab.tensors.spread import DISTANCE_SHIFT, VALUE_SHIFT
 
 Counts = npt.NDArray[np.int64]
@@ -31,18 +31,37 @@ _WORDS = 255
 
 def fast_block(reference: Codes, observed: Codes, number: Format, bins: Bins | None) -> Moments:
     """Count a block in `bins`, unless there are none, and return its moments, whose last digits may differ."""
-    pair = _plain_values(reference, observed, number)
-    if pair is None:
+    left, right = _plain_values(reference, number), _plain_values(observed, number)
+    if left is None or right is None:
         if bins is not None:
             bins.count(reference, observed)
         return moments_of(reference, observed, number)
     if bins is not None:
-        _count_distances(*pair, bins.absolute, bins.relative)
+        _count_distances(left, right, bins.absolute, bins.relative)
         if number.bits == 16:
-            _count_codes(reference, observed, bins.reference, bins.observed)
+            _count_codes(reference, bins.reference)
+            _count_codes(observed, bins.observed)
         else:
-            _count_values(*pair, bins.reference, bins.observed)
-    return _moments(reference, observed, number, pair)
+            _count_values(left, bins.reference)
+            _count_values(right, bins.observed)
+    return _moments(reference, observed, number, (left, right))
+
+
+def fast_equal_block(both: Codes, number: Format, bins: Bins | None) -> Moments:
+    """Do the same for a block in which no bit differs."""
+    values = _plain_values(both, number)
+    if values is None:
+        if bins is not None:
+            bins.count_equal(both)
+        return equal_moments(both, number)
+    if bins is not None:
+        bins.absolute[0] += both.size
+        bins.relative[0] += both.size
+        if number.bits == 16:
+            _count_codes(both, bins.equal)
+        else:
+            _count_values(values, bins.equal)
+    return _moments(both, both, number, (values, values))
 
 
 def fast_pairs(reference: Codes, observed: Codes, pairs: Counts) -> None:
@@ -81,16 +100,14 @@ def _moments(reference: Codes, observed: Codes, number: Format, pair: tuple[Valu
     )
 
 
-def _plain_values(reference: Codes, observed: Codes, number: Format) -> tuple[Values, Values] | None:
-    """Return both blocks as floats that hold them exactly, or None when they are not plain."""
-    if number.bits == 64 and number.kind != "float":
-        return None
-    pair = _exact(reference, number), _exact(observed, number)
+def _plain_values(codes: Codes, number: Format) -> Values | None:
+    """Return a block as floats that hold it exactly, or None when it is not plain."""
     if number.kind != "float":
-        return pair
+        return None if number.bits == 64 else _exact(codes, number)
+    values = _exact(codes, number)
     # A half that is no number has become 65536 or more, which no half reaches.
     highest = 65504.0 if number.name == "float16" else PLAIN[1]
-    return pair if all(_is_plain(each, PLAIN[0], highest) for each in pair) else None
+    return values if _is_plain(values, PLAIN[0], highest) else None
 
 
 def _exact(codes: Codes, number: Format) -> Values:
@@ -231,24 +248,22 @@ def _count_distances(reference: Values, observed: Values, absolute: Counts, rela
 
 
 @njit(cache=True, nogil=True)
-def _count_values(reference: Values, observed: Values, in_reference: Counts, in_observed: Counts) -> None:
-    lefts, rights = np.empty(_TILE), np.empty(_TILE)
-    left_bits, right_bits = lefts.view(np.uint64), rights.view(np.uint64)
+def _count_values(values: Values, counts: Counts) -> None:
+    wide = np.empty(_TILE)
+    bits = wide.view(np.uint64)
     shift = np.uint64(VALUE_SHIFT)
-    for start in range(0, reference.size, _TILE):
-        left_tile, right_tile = reference[start : start + _TILE], observed[start : start + _TILE]
-        for i in range(left_tile.size):
-            lefts[i], rights[i] = left_tile[i], right_tile[i]
-        for i in range(left_tile.size):
-            in_reference[left_bits[i] >> shift] += 1
-            in_observed[right_bits[i] >> shift] += 1
+    for start in range(0, values.size, _TILE):
+        tile = values[start : start + _TILE]
+        for i in range(tile.size):
+            wide[i] = tile[i]
+        for i in range(tile.size):
+            counts[bits[i] >> shift] += 1
 
 
 @njit(cache=True, nogil=True)
-def _count_codes(reference: Codes, observed: Codes, in_reference: Counts, in_observed: Counts) -> None:
-    for i in range(reference.size):
-        in_reference[reference[i]] += 1
-        in_observed[observed[i]] += 1
+def _count_codes(codes: Codes, counts: Counts) -> None:
+    for i in range(codes.size):
+        counts[codes[i]] += 1
 
 
 @njit(cache=True, nogil=True)

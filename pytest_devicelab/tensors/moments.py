@@ -185,7 +185,8 @@ def _count(mask: npt.NDArray[np.bool_], weights: Weights | None) -> int:
 
 
 def _sum(values: Floats, weights: Weights | None) -> float:
-    return float(values.sum() if weights is None else (values * weights).sum())
+    with np.errstate(over="ignore"):  # an infinite distance is not scaled, and the sum is infinite anyway
+        return float(values.sum() if weights is None else (values * weights).sum())
 
 
 def _scaled_sum(values: Floats, weights: Weights | None) -> ScaledSum:

@@ -81,15 +81,18 @@ class BlockStream:
         return moments, self._bins.spread(max_abs=moments.max_abs, max_rel=moments.max_rel)
 
     def _block(self, reference: Codes, observed: Codes) -> Moments:
-        if (
-            count_different(reference, observed, fast=self._fast) == 0
-        ):  # most blocks of most pairs: half the work
+        moments: Moments
+        equal = count_different(reference, observed, fast=self._fast) == 0  # most blocks of most pairs
+        if self._fast is not None:
+            if equal:
+                moments = self._fast.fast_equal_block(reference, self._number, self._bins)
+            else:
+                moments = self._fast.fast_block(reference, observed, self._number, self._bins)
+            return moments
+        if equal:
             if self._bins is not None:
                 self._bins.count_equal(reference)
             return equal_moments(reference, self._number)
-        if self._fast is not None:
-            moments: Moments = self._fast.fast_block(reference, observed, self._number, self._bins)
-            return moments
         if self._bins is not None:
             self._bins.count(reference, observed)
         return moments_of(reference, observed, self._number)

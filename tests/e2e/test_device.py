@@ -18,7 +18,6 @@ import pytest
 from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.adb_transport import AdbTransport, list_serials
 from pytest_devicelab.devices.device import Device
-from pytest_devicelab.devices.logcat import close_window, open_window
 from pytest_devicelab.devices.slots import DEVICE_ROOT, deploy_archive, deploy_file
 from pytest_devicelab.devices.toggles import restore_toggles, toggled
 from pytest_devicelab.errors import (
@@ -534,46 +533,3 @@ def test_notes_that_are_not_ours_are_left_alone(device: AdbDevice) -> None:
     for name in ("$(reboot)", "-n", "; id", ".debug.half"):
         device.exec_out(["touch", "--", f"{notes}/{name}"])
     assert restore_toggles(device) == ()
-
-
-# Logcat
-
-
-def test_a_window_holds_what_was_logged_in_it(device: AdbDevice) -> None:
-    device.exec_out(["log", "-t", "mine", "before"])
-    open_window(device, "0123abcd")
-    device.exec_out(["log", "-t", "mine", "inside one"])
-    device.exec_out(["log", "-p", "e", "-t", "mine", "inside two"])
-    window = close_window(device, "0123abcd")
-    device.exec_out(["log", "-t", "mine", "after"])
-    assert window is not None
-    assert [line.partition(b" mine    : ")[2] for line in window.splitlines()] == [
-        b"inside one",
-        b"inside two",
-    ]
-
-
-def test_windows_follow_each_other(device: AdbDevice) -> None:
-    for token in ("aa11", "bb22"):
-        open_window(device, token)
-        device.exec_out(["log", "-t", "mine", f"in {token}"])
-        window = close_window(device, token)
-        assert window is not None
-        assert window.count(b"\n") == 1
-        assert f"in {token}".encode() in window
-
-
-def test_a_log_that_overflowed_is_lost_evidence(device: AdbDevice) -> None:
-    open_window(device, "cc33")
-    device.exec_out(["logcat", "-G", "64K"])
-    line = "x" * 3000
-    device.script(f"yes {line} | head -n 200 | log -t noise")
-    assert close_window(device, "cc33") is None
-    open_window(device, "dd44")
-    assert close_window(device, "dd44") == b""
-
-
-def test_a_log_that_was_cleared_is_lost_evidence(device: AdbDevice) -> None:
-    open_window(device, "ee55")
-    device.exec_out(["logcat", "-c"])
-    assert close_window(device, "ee55") is None

@@ -29,7 +29,7 @@ from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.lab import Lab, LabAddress
 from pytest_devicelab.lab.runner import RunRequest, run_on_device
 from pytest_devicelab.lab.session import LabSession, side_by_side
-from pytest_devicelab.matrix.specs import LabSpec, MatrixSpec, ModelSpec, Source
+from pytest_devicelab.matrix.specs import LabSpec, LogProfile, MatrixSpec, ModelSpec, Source, log_profile
 from pytest_devicelab.runtimes.host import run_on_host
 from pytest_devicelab.runtimes.inputs import load_inputs
 from tests.e2e.virtual_lab import VirtualLab
@@ -63,7 +63,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.getbasetemp() / "runner-cache"
 
 
-def request_for(device: str, model: ModelSpec, *, timeout_s: float = 60) -> RunRequest:
+def request_for(
+    device: str, model: ModelSpec, *, timeout_s: float = 60, logging: LogProfile | None = None
+) -> RunRequest:
     assert model.inputs is not None
     digest = hashlib.sha256(model.path.read_bytes()).hexdigest()
     return RunRequest(
@@ -74,7 +76,7 @@ def request_for(device: str, model: ModelSpec, *, timeout_s: float = 60) -> RunR
         options=model.options,
         inputs=load_inputs(model.inputs, samples=model.samples),
         purpose="evaluate",
-        logging="verbose",
+        logging=logging or log_profile("verbose"),
         timeout_s=timeout_s,
     )
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from pytest_devicelab.audit.divergence import first_divergence
-from pytest_devicelab.audit.graph import output_lsb, parse_graph
+from pytest_devicelab.audit.graph import output_lsb, parse_graph, read_model
 from pytest_devicelab.audit.layers import LayerDiff, compare_layer
 from pytest_devicelab.audit.taps import Tap, chunk_taps, find_taps, tap_model
 from pytest_devicelab.errors import ModelError, TensorMismatch, UserError
@@ -277,3 +278,35 @@ def test_a_cycle_and_a_tensor_made_twice_are_refused(late: bool) -> None:
     twice = [helper.make_node("Neg", ["x"], ["a"]), helper.make_node("Exp", ["x"], ["a"])]
     with pytest.raises(ModelError, match="before it is made" if late else "two nodes"):
         parse_graph(build([*(pair if late else twice), helper.make_node("Neg", ["a"], ["y"])], {}))
+
+
+def test_weights_beside_a_model_are_taken_in(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    model = onnx.load_model_from_string(qdq_model())
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    alone = read_model(path)
+    (tmp_path / "weights.bin").unlink()
+    assert run(alone)["y"].tobytes() == run(qdq_model())["y"].tobytes()
+
+
+def test_weights_outside_the_folder_of_a_model_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret.bin").write_bytes(bytes(64))
+    model = onnx.load_model_from_string(qdq_model())
+    scale = next(tensor for tensor in model.graph.initializer if tensor.name == "scale")
+    scale.ClearField("raw_data")
+    scale.data_location = TensorProto.EXTERNAL
+    scale.external_data.add(key="location", value="../secret.bin")
+    (tmp_path / "models").mkdir()
+    path = tmp_path / "models/model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"secret\.bin cannot be used"):
+        read_model(path)
+
+
+@pytest.mark.parametrize("content", [None, b"not a model"])
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "model.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match="not an ONNX model"):
+        read_model(path)

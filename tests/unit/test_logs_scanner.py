@@ -202,7 +202,7 @@ def test_survey_counts_what_nobody_asked_for() -> None:
 
 
 def zstd(data: bytes) -> bytes:
-    packed: bytes = pytest.importorskip("zstandard").ZstdCompressor().compress(data)
+    packed: bytes = pytest.importorskip("zstandard").ZstdCompressor(write_checksum=True).compress(data)
     return packed
 
 

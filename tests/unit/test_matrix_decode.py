@@ -14,7 +14,15 @@ from pytest_devicelab.errors import MatrixError
 from pytest_devicelab.matrix import issues as issues_module
 from pytest_devicelab.matrix import reader
 from pytest_devicelab.matrix.decode import load_matrix
-from pytest_devicelab.matrix.specs import AdbServerSpec, Gates, LabSpec, MatrixSpec, Source
+from pytest_devicelab.matrix.specs import (
+    AdbServerSpec,
+    Gates,
+    LabSpec,
+    LogProfile,
+    MatrixSpec,
+    Source,
+    log_profile,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = ("m.onnx", "float.onnx", "in.npz", "labels.npy")
@@ -79,7 +87,7 @@ def mistakes(folder: Path, text: str | bytes) -> list[str]:
 
 def test_every_key_arrives_in_the_specs(folder: Path) -> None:
     matrix = load(folder, GOOD)
-    assert matrix.logging == "warn"
+    assert matrix.logging == LogProfile(level="warn")
     assert matrix.lab == LabSpec(adb=None, run_timeout_s=60)
     assert matrix.notes == ()
     virtual, phone, hub = matrix.devices
@@ -107,7 +115,7 @@ def test_every_key_arrives_in_the_specs(folder: Path) -> None:
 
 def test_what_is_left_out_has_the_documented_default(folder: Path) -> None:
     matrix = load(folder, MINIMAL)
-    assert matrix.logging == "verbose"
+    assert matrix.logging == log_profile("verbose")
     assert matrix.lab == LabSpec()
     assert matrix.devices[0].sdk == 34
     model = matrix.models[0]
@@ -131,9 +139,29 @@ def test_lab_can_name_a_running_adb_server(folder: Path) -> None:
     assert server("lab: {adb: {host: '::1'}}\n") == AdbServerSpec(host="::1", port=5037)
 
 
+DEEP = '{level: info, properties: {debug.nn.vlog: all, debug.nn.perf: "1"}, farf: "0x1f", buffer: 4M}'
+
+
+@pytest.mark.parametrize("text", [f"logging: {DEEP}", f"log_profiles: {{deep: {DEEP}}}\nlogging: deep"])
+def test_a_log_profile_in_place_or_by_name(folder: Path, text: str) -> None:
+    profile = load(folder, f"{MINIMAL}{text}\n").logging
+    properties = {"debug.nn.vlog": "all", "debug.nn.perf": "1"}
+    assert profile == LogProfile(level="info", properties=properties, farf="0x1f", buffer_bytes=4 << 20)
+    assert hash(profile)
+
+
+def test_what_a_log_profile_leaves_out(folder: Path) -> None:
+    assert load(folder, f"{MINIMAL}logging: {{farf: '0x1f'}}\n").logging == dataclasses.replace(
+        log_profile("verbose"), farf="0x1f"
+    )
+    assert log_profile("verbose").properties["debug.nn.vlog"] == "all"
+    assert not load(folder, f"{MINIMAL}logging: {{properties: {{}}}}\n").logging.properties
+    assert not load(folder, f"{MINIMAL}logging: {{level: info}}\n").logging.properties
+
+
 @pytest.mark.parametrize("word", ["off", "Off", '"off"', "error", "info"])
 def test_logging_off_is_the_word_although_yaml_reads_a_boolean(folder: Path, word: str) -> None:
-    assert load(folder, MINIMAL + f"logging: {word}\n").logging == word.lower().strip('"')
+    assert load(folder, MINIMAL + f"logging: {word}\n").logging.level == word.lower().strip('"')
 
 
 def test_paths_are_relative_to_the_matrix_not_to_the_working_directory(
@@ -252,7 +280,7 @@ MISTAKES = {
     "unknown top key": (
         *("logging: warn", "loging: warn"),
         "2:1: unknown key 'loging' in the matrix (did you mean 'logging'?); "
-        "the keys here are schema, devices, models, lab, logging",
+        "the keys here are schema, devices, models, lab, logging, log_profiles",
     ),
     "unknown device key": (
         *("sdk: 33", "sdkk: 33"),
@@ -431,6 +459,56 @@ MISTAKES = {
     "logging boolean": (
         *("warn", "no"),
         "2:10: logging: 'no' is not one of off, error, warn, info, verbose",
+    ),
+    "log level misspelled": (
+        *("logging: warn", "logging: {level: wran}"),
+        "2:18: logging.level: 'wran' is not one of off, error, warn, info, verbose (did you mean 'warn'?)",
+    ),
+    "log profile key": (
+        *("logging: warn", "logging: {propertys: {}}"),
+        "2:11: unknown key 'propertys' in logging (did you mean 'properties'?); "
+        "the keys here are level, properties, farf, buffer",
+    ),
+    "log property": (
+        *("logging: warn", "logging: {properties: {ro.soc.model: x}}"),
+        "2:38: logging.properties.ro.soc.model: is none the shell user may set: "
+        "debug.*, log.tag.* or persist.log.tag.*",
+    ),
+    "log property too long": (
+        *("logging: warn", f"logging: {{properties: {{debug.x: {'y' * 92}}}}}"),
+        "2:33: logging.properties.debug.x: is longer than the 91 bytes a property takes",
+    ),
+    "farf without quotes": (
+        *("logging: warn", "logging: {farf: 0x1f}"),
+        "2:17: logging.farf: '0x1f' is a number to YAML: quote it: \"0x1f\"",
+    ),
+    "farf": (
+        *("logging: warn", 'logging: {farf: "31"}'),
+        "2:17: logging.farf: '31' is not a mask such as 0x1f",
+    ),
+    "log buffer unit": (
+        *("logging: warn", "logging: {buffer: 16MB}"),
+        "2:19: logging.buffer: '16MB' is not a size from 64K to 256M, such as 16M",
+    ),
+    "log buffer too large": (
+        *("logging: warn", "logging: {buffer: 257M}"),
+        "2:19: logging.buffer: '257M' is not a size from 64K to 256M, such as 16M",
+    ),
+    "log profile unknown": (
+        *("logging: warn", "log_profiles: {deep: {level: info}}\nlogging: dep"),
+        "3:10: logging: 'dep' is not one of off, error, warn, info, verbose, deep (did you mean 'deep'?)",
+    ),
+    "log profile nobody uses": (
+        *("logging: warn", "log_profiles: {deep: {level: loud}}"),
+        "2:30: log_profiles.deep.level: 'loud' is not one of off, error, warn, info, verbose",
+    ),
+    "log profile named like a level": (
+        *("logging: warn", "log_profiles: {verbose: {level: info}}"),
+        "2:25: log_profiles.verbose: 'verbose' is a level already: give the profile another name",
+    ),
+    "log profile name": (
+        *("logging: warn", "log_profiles: {Deep-er: {level: info}}"),
+        "2:25: log_profiles.Deep-er: 'Deep-er' is not a name: up to 64 of a-z 0-9 _ . after a letter or digit",
     ),
     "adb word": (
         *("private", "privat"),
@@ -750,6 +828,11 @@ words = st.sampled_from(
             "host",
             "port",
             "logging",
+            "log_profiles",
+            "level",
+            "properties",
+            "farf",
+            "buffer",
             "id",
             "kind",
             "soc",

@@ -138,7 +138,7 @@ def _write(
         ]
         _write_json(folder / "outputs.json", described)
         _write_json(folder / "versions.json", dict(result.versions))
-        placement = [asdict(node) for node in result.placement]
+        placement = [{"node": each.node, "op": each.op, "unit": each.unit} for each in result.placement]
         _write_json(folder / "placement.json", placement)
         if arguments.profile:
             _write_json(folder / "ops.json", [asdict(row) for row in result.ops])
