@@ -21,16 +21,26 @@ def main(path: Path) -> None:
     assert {verdict["verdict"] for verdict in session["verdicts"]} == {"pass"}
     hexagon = {device["id"]: device["hexagon"] or "CPU" for device in session["devices"]}
     classes = {
-        comparison["model"]: {frozenset(hexagon[device] for device in group) for group in comparison["classes"]}
+        comparison["model"]: {
+            frozenset(hexagon[device] for device in group) for group in comparison["classes"]
+        }
         for comparison in session["comparisons"]
     }
     new = {"V73", "V75", "V79", "V81"}
-    assert {frozenset({"V68", "V69"}), frozenset(new)} <= classes["digits_cnn_int8"], classes["digits_cnn_int8"]
+    assert {frozenset({"V68", "V69"}), frozenset(new)} <= classes["digits_cnn_int8"], classes[
+        "digits_cnn_int8"
+    ]
     assert frozenset({"V81"}) in classes["digits_cnn_a16w8"], classes["digits_cnn_a16w8"]
-    assert all(comparison["first_divergence"] for comparison in session["comparisons"]), "no first layer named"
-    assert any(fallback["op"] == "LayerNormalization" for fallback in session["fallbacks"]), session["fallbacks"]
+    assert all(comparison["first_divergence"] for comparison in session["comparisons"]), (
+        "no first layer named"
+    )
+    assert any(fallback["op"] == "LayerNormalization" for fallback in session["fallbacks"]), session[
+        "fallbacks"
+    ]
     assert session["fusions"], "no fusion seen"
-    print(f"demo: {len(session['verdicts'])} verdicts, all pass; {len(session['runs'])} runs; classes as expected")
+    print(
+        f"demo: {len(session['verdicts'])} verdicts, all pass; {len(session['runs'])} runs; classes as expected"
+    )
 
 
 if __name__ == "__main__":

@@ -22,12 +22,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
     except UserError as error:
-        print(f"devicelab: {error}", file=sys.stderr)
+        _complain(error)
         return 4
     except DevicelabError as error:
-        print(f"devicelab: {error}", file=sys.stderr)
+        _complain(error)
         return 1
     return status
+
+
+def _complain(error: DevicelabError) -> None:
+    from pytest_devicelab.report.phrases import visible
+
+    # Names in a model, a log or a device's answer must not steer the terminal.
+    print(f"devicelab: {visible(str(error), keep=chr(10))}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -120,10 +120,16 @@ class Fleet:
         }
 
     def compare(self, model: ModelSpec) -> tuple[Comparison, ...]:
-        """Lay all devices side by side: classes of identical bits, and the first layer at which they part."""
+        """Lay all devices side by side: classes of identical bits, and the first layer at which they part.
+
+        As with `run`, a device without outputs ends the test: the classes of the others would look like all there are.
+        """
         from pytest_devicelab.audit.fleet import compare_fleet
 
-        return compare_fleet(self._session, model, self.records(model))
+        records = self.records(model)
+        for record in records.values():
+            demand_success(record)
+        return compare_fleet(self._session, model, records)
 
 
 @pytest.fixture

@@ -29,6 +29,14 @@ SUITE = Path(__file__).with_name("suite.py")
 _INCONCLUSIVE = "inconclusive"
 
 
+class _SuiteModule(pytest.Module):
+    """The standard suite. What the user's own tests are called (`python_functions`) must not make it vanish."""
+
+    def funcnamefilter(self, name: str) -> bool:
+        """Say whether a function is one of the suite's tests."""
+        return name.startswith("test_")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add our options and ini settings."""
     group = parser.getgroup("devicelab", "run models on a matrix of devices")
@@ -68,7 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         config.stash[STATE] = State.from_config(config)
     except UserError as error:
-        raise pytest.UsageError(str(error)) from None
+        raise _usage_error(error) from None
     if config.pluginmanager.hasplugin("xdist"):
         from pytest_devicelab.xdist import XdistHooks
 
@@ -85,7 +93,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         state.start()
     except DevicelabError as error:
         state.close()
-        raise pytest.UsageError(str(error)) from None
+        raise _usage_error(error) from None
+
+
+def _usage_error(error: DevicelabError) -> pytest.UsageError:
+    from pytest_devicelab.report.phrases import visible
+
+    # Names in a model or a matrix must not steer the terminal.
+    return pytest.UsageError(visible(str(error), keep="\n"))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -98,7 +113,7 @@ def pytest_collection_modifyitems(
         return
     from pytest_devicelab import suite
 
-    module = pytest.Module.from_parent(session, path=SUITE, name="devicelab", nodeid="devicelab")
+    module = _SuiteModule.from_parent(session, path=SUITE, name="devicelab", nodeid="devicelab")
     module.obj = suite
     alone = len(state.devices) < 2
     # One device has nothing to agree with; a test of that would be inconclusive every time.
@@ -121,10 +136,11 @@ def pytest_runtest_makereport(
     """Say in plain words what a verdict found, and keep `inconclusive` apart from `failed`."""
     report = yield
     error = call.excinfo.value if call.excinfo is not None else None
-    if isinstance(error, Inconclusive | InfrastructureError):
+    if isinstance(error, Inconclusive | InfrastructureError | UserError):
         # An xfail mark expects a finding, and this is none.
         vars(report).pop("wasxfail", None)
         report.outcome = "failed"
+    if isinstance(error, Inconclusive | InfrastructureError):
         # Plain data on the report survives the way from a worker. JUnit tells <error> from <failure> by the
         # phase alone, and a call that could not come to a verdict is an error.
         vars(report)["devicelab"] = _INCONCLUSIVE

@@ -202,7 +202,9 @@ class State:
         """Print the one-screen summary, or why there is none."""
         if self._unreported:
             terminal.write_sep("=", "devicelab: no report", red=True)
-            terminal.write_line(self._unreported)
+            from pytest_devicelab.report.phrases import visible
+
+            terminal.write_line(visible(self._unreported, keep="\n"))
         if self._found is None or self._store is None or self._verbosity < 0:
             return
         from pytest_devicelab.report.terminal import summarize

@@ -38,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the curves; status 0 when no layer parts, 1 when one does, 2 when that cannot be said."""
     from pytest_devicelab.audit.bisect import bisect
     from pytest_devicelab.evidence import codec
+    from pytest_devicelab.report.phrases import visible
 
     with bench(options) as lab:
         found = bisect(
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         )
         data = codec.dump({"schema": SCHEMA, **codec.encode(found)})
         lab.session.store.write_file("bisect.json", data)
-    print(data.decode() if options.json else "\n".join(describe(found)))
+    print(data.decode() if options.json else visible("\n".join(describe(found)), keep="\n"))
     return status(found)
 
 

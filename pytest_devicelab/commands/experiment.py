@@ -82,7 +82,7 @@ def or_inconclusive(run: Callable[[argparse.Namespace], int]) -> Callable[[argpa
         except UserError:
             raise
         except DevicelabError as error:
-            print(f"devicelab: {error}", file=sys.stderr)
+            _say(f"devicelab: {error}")
             return 2
 
     return guarded
@@ -107,4 +107,6 @@ def _count(text: str) -> int:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    from pytest_devicelab.report.phrases import visible
+
+    print(visible(text, keep="\n"), file=sys.stderr)

@@ -59,10 +59,15 @@ def run(options: argparse.Namespace) -> int:
 def _diff(options: argparse.Namespace) -> int:
     from pytest_devicelab.audit.fingerprint.compare import compare
     from pytest_devicelab.audit.fingerprint.fingerprint import read_fingerprint
+    from pytest_devicelab.report.phrases import visible
 
     reference, observed = (read_fingerprint(path) for path in options.diff)
     diff = compare(reference, observed)
-    print(json.dumps(_as_data(diff), indent=1) if options.json else "\n".join(describe(diff)))
+    print(
+        json.dumps(_as_data(diff), indent=1)
+        if options.json
+        else visible("\n".join(describe(diff)), keep="\n")
+    )
     return {True: 0, False: 1, None: 2}[diff.same]
 
 

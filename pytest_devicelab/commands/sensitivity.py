@@ -30,6 +30,7 @@ def run(options: argparse.Namespace) -> int:
     """Print what each switch did; status 0 when none changes bits, 1 when one does, 2 when that cannot be said."""
     from pytest_devicelab.audit.sensitivity import measure_sensitivity
     from pytest_devicelab.evidence import codec
+    from pytest_devicelab.report.phrases import visible
 
     with bench(options) as lab:
         found = [
@@ -37,7 +38,11 @@ def run(options: argparse.Namespace) -> int:
         ]
         data = codec.dump({"schema": SCHEMA, "devices": [codec.encode(each) for each in found]})
         lab.session.store.write_file("sensitivity.json", data)
-    print(data.decode() if options.json else "\n\n".join("\n".join(describe(each)) for each in found))
+    print(
+        data.decode()
+        if options.json
+        else visible("\n\n".join("\n".join(describe(each)) for each in found), keep="\n")
+    )
     return max(status(each.results) for each in found)
 
 

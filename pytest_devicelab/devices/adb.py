@@ -23,6 +23,7 @@ _IDENTITY_PROPERTIES = (
     "ro.build.version.sdk",
     "ro.build.fingerprint",
 )
+_PART_NUMBER = re.compile(r"[A-Za-z]{2,4}\d{4}")
 _PROPERTY_NAME = re.compile(r"[A-Za-z0-9_.@:][A-Za-z0-9_.@:-]*")
 
 
@@ -93,10 +94,13 @@ class AdbDevice:
         told, wanted = soc_from_properties(properties), self._spec.soc
         if wanted is None:
             return told
-        if told is not None and told.name != wanted.name and "ro.soc.model" in properties:
+        model = properties.get("ro.soc.model", "").strip()
+        # A part number nothing is known of is another chip too; of any other unknown word nobody can say.
+        says = told.name if told is not None else model if _PART_NUMBER.match(model) else wanted.name
+        if model and says != wanted.name:
             raise InfrastructureError(
                 f"device {self.id} ({self._transport.serial}) is not what the matrix says",
-                why=f"{self._spec.source} says {wanted.name}, the device says {told.name}",
+                why=f"{self._spec.source} says {wanted.name}, the device says {says}",
                 fix="correct the serial or the soc in the matrix",
             )
         return wanted

@@ -50,7 +50,7 @@ class LogWatch:
     Args:
         device: the device.
         token: letters and digits that nobody else writes into the log.
-        spool: the file that lines go to as they come; stays behind when the window is never closed.
+        spool: the file that lines go to as they come; stays behind when this process is killed.
         buffer_bytes: how large the buffers shall be. The size is the log daemon's, and goes with the next reboot.
         timeout_s: after which the stream ends by itself.
 
@@ -119,12 +119,14 @@ class LogWatch:
         return LogWindow(data=lines, streamed=True, lost=lost, buffers=self._sizes)
 
     def abandon(self) -> bytes:
-        """End the stream of a run that broke off, and return what was logged until then; never raises."""
+        """End the stream of a run that broke off, and return what was logged until then."""
         with suppress(
             InfrastructureError
         ):  # the marker is what wakes the reader; a lost device hangs up by itself
             self._device.script(f"log -t {TAG} '{self._end}'", timeout_s=2)
-        return cut_window(self._brought(wait_s=1), self._begin.encode(), self._end.encode()) or b""
+        brought = self._brought(wait_s=1)
+        self._spool.unlink(missing_ok=True)
+        return cut_window(brought, self._begin.encode(), self._end.encode()) or b""
 
     def _brought(self, *, wait_s: float) -> bytes:
         """Wait for the stream to end, tell it to end if it did not, and return what it brought."""

@@ -59,15 +59,15 @@ def deploy_file(device: AdbDevice, local: Path, name: str) -> str:
 
 
 def deploy_archive(device: AdbDevice, archive: Path) -> str:
-    """Put the files of a tar archive into a folder of the archive's slot, once, and return the folder."""
-    folder = f"{DEVICE_ROOT}/slots/{sha256_file(archive)}/files"
-    if device.shell(["test", "-d", folder]).exit_code == 0:
-        return folder
+    """Put the files of a tar archive into a folder of the archive's slot and return the folder.
+
+    The archive stays on the device, where its hash is checked, and is unpacked every time: of files that lie about,
+    some of which a runner may have written over, nobody would know that they are still the ones that were sent.
+    """
     packed = deploy_file(device, archive, "files.tar")
-    part = f"{posixpath.dirname(folder)}/.part-{uuid.uuid4().hex}"
+    folder = f"{posixpath.dirname(packed)}/files"
     unpacked = device.script(
-        f"mkdir {part} && tar -xf {packed} -C {part} && mv {part} {folder} && rm -f {packed}",
-        timeout_s=_TIMEOUT_S,
+        f"rm -rf {folder} && mkdir {folder} && tar -xf {packed} -C {folder}", timeout_s=_TIMEOUT_S
     )
     _require_success(device, unpacked, "unpack")
     return folder

@@ -69,26 +69,21 @@ def toggled(device: AdbDevice, properties: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def farf_file(device: AdbDevice, folder: str, program: str, mask: str | None) -> Iterator[None]:
+def farf_file(device: AdbDevice, folder: str, program: str, mask: str) -> Iterator[None]:
     """Have the DSP's messages of a program in the log for the duration of a block.
 
-    FastRPC reads the mask from `<program>.farf` in the working directory. One that a killed holder left behind
-    there is removed first; the caller holds the device, so nobody else's is.
+    FastRPC reads the mask from `<program>.farf` in the working directory.
 
     Args:
         device: the device.
         folder: where the program will run.
         program: its name.
-        mask: what is logged, `0x1f` for all levels; None for no such file.
+        mask: what is logged, `0x1f` for all levels.
 
     Raises:
         InfrastructureError: the file cannot be written, or reads otherwise afterwards.
     """
     file = shlex.quote(f"{folder}/{program}.farf")
-    if mask is None:
-        device.script(f"rm -f {file}")
-        yield
-        return
     quoted = shlex.quote(mask)
     done = device.script(f'printf %s {quoted} > {file} && [ "$(cat {file})" = {quoted} ]')
     if done.exit_code != 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from pytest_devicelab.devices.logcat import TAG
 from pytest_devicelab.evidence.events import Event
@@ -28,31 +28,40 @@ def split_pid(stderr: bytes) -> tuple[int | None, bytes]:
     return (int(found[1]), stderr[found.end() :]) if found else (None, stderr)
 
 
-def about_the_run(events: Iterable[Event], window: bytes, pid: int | None) -> list[Event]:
-    """Leave out what other processes logged about models of their own.
+def runner_pids(events: Iterable[Event], window: bytes, pid: int | None) -> frozenset[int]:
+    """Say which processes in a log window are the run.
+
+    One that wrote no line may be a wrapper around what did: then it is whoever logged as a runtime does.
 
     Args:
-        events: of all logs of a run, `load_error` and the like among them: those count, whoever wrote them.
+        events: of the window.
         window: logcat while it ran, in threadtime.
-        pid: of the runner. One that wrote no line may be a wrapper around what did: then nothing is left out.
+        pid: of the runner, where it is known.
     """
-    if pid is None or not any(int(line[1]) == pid for line in _THREADTIME.finditer(window)):
-        return list(events)
-    return [event for event in events if event.pid in (None, pid) or event.kind in _DEVICE_WIDE]
+    if pid is not None and any(int(line[1]) == pid for line in _THREADTIME.finditer(window)):
+        return frozenset((pid,))
+    return frozenset(
+        event.pid for event in events if event.pid is not None and event.kind not in _DEVICE_WIDE
+    )
 
 
-def heard_lines(window: bytes, stdout: bytes, pid: int | None) -> Mapping[str, int]:
-    """Count the lines of a run by priority: of its process in logcat, and of what it printed.
+def about_the_run(events: Iterable[Event], pids: Collection[int]) -> list[Event]:
+    """Leave out what other processes logged about models of their own; a line without a process stays."""
+    return [event for event in events if event.pid is None or event.pid in pids or event.kind in _DEVICE_WIDE]
+
+
+def heard_lines(window: bytes, stdout: bytes, pids: Collection[int]) -> Mapping[str, int]:
+    """Count the lines of a run by priority: of its processes in logcat, and of what it printed.
 
     Args:
         window: logcat while it ran, in threadtime.
         stdout: what the runner printed.
-        pid: of the runner; with None no line of logcat counts: nobody knows whose it is.
+        pids: the processes that are the run.
     """
     heard = Counter(
         line[2].decode()
         for line in _THREADTIME.finditer(window)
-        if int(line[1]) == pid and line[3].strip() != TAG.encode()
+        if int(line[1]) in pids and line[3].strip() != TAG.encode()
     )
     heard.update(_PRIORITIES[word] for word in _PRINTED.findall(stdout) if word in _PRIORITIES)
     return dict(sorted(heard.items()))

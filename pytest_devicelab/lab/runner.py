@@ -9,6 +9,7 @@ import shlex
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,9 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_devicelab.devices.adb import AdbDevice
-from pytest_devicelab.devices.logcat import LogWatch
 from pytest_devicelab.devices.slots import DEVICE_ROOT, deploy_archive, deploy_file, sha256_file
-from pytest_devicelab.devices.toggles import farf_file, toggled
 from pytest_devicelab.errors import CompileRefused, InfrastructureError, TransferError
 from pytest_devicelab.evidence.events import Event
 from pytest_devicelab.evidence.record import (
@@ -33,7 +32,8 @@ from pytest_devicelab.evidence.record import (
     Transfers,
 )
 from pytest_devicelab.evidence.store import SessionStore
-from pytest_devicelab.lab.heard import ANNOUNCE_PID, about_the_run, heard_lines, split_pid
+from pytest_devicelab.lab.capture import WatchedRun, run_watched
+from pytest_devicelab.lab.heard import about_the_run, heard_lines, runner_pids
 from pytest_devicelab.logs.scan import scan_log
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec, LogProfile
@@ -42,8 +42,6 @@ from pytest_devicelab.runtimes.registry import find_runtime
 from pytest_devicelab.runtimes.runtime import Job, Leftovers, OutputFile, Prepared, Runtime
 
 _ATTEMPTS = 2
-# What opening and closing the log may take beyond the run itself.
-_LOG_MARGIN_S = 90.0
 # Stages of a `load_error` at which the model is at fault; a device that does not open, a missing skel or an
 # execution that broke off is the lab's.
 _REFUSING_STAGES = ("placement", "finalize", "load")
@@ -96,14 +94,14 @@ def run_on_device(
             )
         )
         record = replace(record, attempts=tuple(attempts))
+        if error is not None and len(attempts) < _ATTEMPTS:
+            # Nothing is written yet: another process would take a record it finds for the last word.
+            progress(f"device={device.id} model={request.model.id} retrying after: {error.what}")
+            with suppress(InfrastructureError):
+                device.reconnect()
+                continue
         store.write_record(record)
-        if error is None or len(attempts) == _ATTEMPTS:
-            return record
-        progress(f"device={device.id} model={request.model.id} retrying after: {error.what}")
-        try:
-            device.reconnect()
-        except InfrastructureError:
-            return record
+        return record
 
 
 class _Run:
@@ -192,7 +190,16 @@ class _Run:
         model = deploy_file(device, prepared.file, prepared.file.name)
         archive = pack_inputs(request.inputs, self._cache)
         inputs = deploy_archive(device, archive.path)
-        device.script(f"rm -rf {shlex.quote(self._work)} && mkdir -p {shlex.quote(self._work)}")
+        work = shlex.quote(self._work)
+        # A killed holder of the device may have left a log switch beside the inputs.
+        cleared = device.script(f"rm -rf {work} && mkdir -p {work} && rm -f {shlex.quote(inputs)}/*.farf")
+        if cleared.exit_code != 0:
+            # What an earlier run left there could be taken for this one's.
+            raise InfrastructureError(
+                f"device {device.id}: {self._work} cannot be made anew",
+                why=cleared.stderr.decode("utf-8", "replace").strip()[:500],
+                fix="remove it on the device; root may have made it",
+            )
         job = Job(
             model=model,
             input_list="input_list.txt",
@@ -201,49 +208,42 @@ class _Run:
             backend=backend,
         )
         token = hashlib.sha256(f"{request.id}{time.time_ns()}".encode()).hexdigest()[:16]
-        command = self._runtime.command(prepared, job)
-        with (
-            toggled(device, request.logging.properties),
-            farf_file(device, inputs, command[0], request.logging.farf),
-        ):
-            watch = LogWatch(
-                device,
-                token,
-                self._folder / "logcat.part",
-                buffer_bytes=request.logging.buffer_bytes,
-                timeout_s=request.timeout_s + _LOG_MARGIN_S,
-            )
-            self._say(f"running {archive.samples} samples")
-            try:
-                # `exec` gives the runner the shell's own process id, so that its lines are known from others'.
-                done = device.script(
-                    f"cd {shlex.quote(inputs)} && {ANNOUNCE_PID} && exec {shlex.join(command)}",
-                    timeout_s=request.timeout_s,
-                )
-                window = watch.close()
-            except InfrastructureError:
-                self._read_log("logcat", watch.abandon())
-                raise
-        pid, stderr = split_pid(done.stderr)
+        done = run_watched(
+            device,
+            self._runtime.command(prepared, job),
+            request.logging,
+            cwd=inputs,
+            token=token,
+            spool=self._folder / "logcat.part",
+            timeout_s=request.timeout_s,
+            started=lambda: self._say(f"running {archive.samples} samples"),
+            broken_off=lambda data: self._read_log("logcat", data),
+        )
+        self._hear(done)
+        if done.exit_code == 0:
+            return None
+        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()
+        return done.exit_code, said[-2000:]
+
+    def _hear(self, done: WatchedRun) -> None:
+        """Read the logs of a run; of those of the device, what is the run's own."""
+        window, profile = done.window, self._request.logging
         self._read_log("stdout", done.stdout)
-        self._read_log("stderr", stderr)
+        self._read_log("stderr", done.stderr)
         self._read_log("logcat", window.data)
         if window.lost:
             self._events.append(_window_lost(window.lost))
-        self._events = about_the_run(self._events, window.data, pid)
+        pids = runner_pids(self._events, window.data, done.pid)
+        self._events = about_the_run(self._events, pids)
         self._capture = LogCapture(
-            level=request.logging.level,
-            heard=heard_lines(window.data, done.stdout, pid),
-            pid=pid,
+            level=profile.level,
+            heard=heard_lines(window.data, done.stdout, pids),
+            pid=done.pid,
             streamed=window.streamed,
             lost=window.lost,
-            buffer_bytes=request.logging.buffer_bytes,
+            buffer_bytes=profile.buffer_bytes,
             buffers=window.buffers,
         )
-        if done.exit_code == 0:
-            return None
-        said = (stderr or done.stdout).decode("utf-8", "replace").strip()
-        return done.exit_code, said[-2000:]
 
     def _read_log(self, source: str, data: bytes) -> None:
         if data:
@@ -275,6 +275,8 @@ class _Run:
         out = f"{self._work}/out"
         present = set(self._device.script(f"cd {shlex.quote(out)} && ls").text.split())
         for name in self._runtime.evidence_files:
+            # What an attempt before this one brought must not speak for it.
+            (self._folder / name).unlink(missing_ok=True)
             if name in present:
                 self._device.pull(f"{out}/{name}", self._folder / name)
                 self._files[name] = name

@@ -154,8 +154,7 @@ class LabSession:
     def on_host(self, path: Path, inputs: Arrays) -> Arrays:
         """Return the outputs of a model file run by ONNX Runtime on this machine's CPU; computed once a session."""
         digest = hashlib.sha256(sha256_file(path).encode())
-        for name in sorted(inputs):
-            digest.update(name.encode() + np.ascontiguousarray(inputs[name]).tobytes())
+        digest.update(_fingerprint(inputs))
         key = digest.hexdigest()[:32]
         locks = self.store.root / "locks"
         locks.mkdir(exist_ok=True)
@@ -183,8 +182,7 @@ class LabSession:
         sha256 = sha256_file(path)
         runtime = spec.runtime or model.runtime
         digest = hashlib.sha256(f"{sha256}{runtime}{sorted(model.options.items())}".encode())
-        for name in sorted(inputs):
-            digest.update(name.encode() + np.ascontiguousarray(inputs[name]).tobytes())
+        digest.update(_fingerprint(inputs))
         return RunRequest(
             id=f"{model.id}.{spec.id}.{purpose}.{digest.hexdigest()[:8]}",
             model=ModelIdentity(id=model.id, variant=model.variant, sha256=sha256),
@@ -252,6 +250,16 @@ def read_labels(path: Path) -> npt.NDArray[np.integer]:
             f"{path}: labels are not [N] integers", why=f"found {found}", fix="one class index a sample"
         )
     return labels
+
+
+def _fingerprint(inputs: Arrays) -> bytes:
+    """Return a hash of inputs that differs where names, dtypes, shapes or bytes do."""
+    digest = hashlib.sha256()
+    for name in sorted(inputs):
+        array = inputs[name]
+        digest.update(f"{len(name)} {name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.digest()
 
 
 def _unreached(

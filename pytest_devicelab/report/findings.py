@@ -20,7 +20,7 @@ class Fallback:
     Attributes:
         reason: the runtime's own words; empty when it gave none.
         expected: whether the matrix declares it, with `expected_reason`.
-        grade: the strongest evidence of it: `assignment`, `profile`, `log`.
+        grade: the strongest evidence of it: `assignment`, `profile`, `runtime log`, `logcat`.
         sources: the evidence that agrees.
     """
 

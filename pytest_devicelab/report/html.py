@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pytest_devicelab.report import phrases
+from pytest_devicelab.report.fallback_table import fallback_rows
 from pytest_devicelab.report.grid import (
     chip_names,
     class_letters,
@@ -91,6 +92,7 @@ def _content(session: Session) -> dict[str, Any]:
         "comparisons": session.comparisons,
         "uncompared": [model for model in models if model not in {c.model for c in session.comparisons}],
         "fallbacks": sorted(merge_fallbacks(session.fallbacks), key=lambda pair: pair[0].expected),
+        "fallback_rows": fallback_rows(session),
         "fusions": merge_fusions(session.fusions),
         "chip_names": partial(chip_names, session),
         "letters_of": letters_of,

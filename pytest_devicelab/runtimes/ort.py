@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pytest_devicelab.errors import TransferError
+from pytest_devicelab.errors import InfrastructureError, TransferError
 from pytest_devicelab.evidence.codec import decode
 from pytest_devicelab.evidence.record import NodePlacement, OpRow
 from pytest_devicelab.matrix.soc import Soc
@@ -31,8 +31,18 @@ class OrtRuntime:
     evidence_files: tuple[str, ...] = (_OUTPUTS, _PLACEMENT, _OPS, _VERSIONS, "profile.csv")
 
     def backend(self, spec: DeviceSpec, soc: Soc | None) -> str:
-        """Say `cpu` where the device has no NPU for ONNX Runtime to use, else `htp`."""
-        without_npu = soc is None or not soc.has_hexagon or (spec.simulated and spec.engine == "cpu")
+        """Say `cpu` where the device has no NPU for ONNX Runtime to use, else `htp`.
+
+        Raises:
+            InfrastructureError: nobody knows its chip. On the CPU its NPU would pass for tested.
+        """
+        if soc is None:
+            raise InfrastructureError(
+                f"device {spec.id} does not say which chip it has, or it has one nothing is known of",
+                why="without the chip nobody can tell whether it has an NPU for the model to run on",
+                fix=f"name the chip as `soc:` of device {spec.id} ({spec.source})",
+            )
+        without_npu = not soc.has_hexagon or (spec.simulated and spec.engine == "cpu")
         return "cpu" if without_npu else "htp"
 
     def prepare(
@@ -56,17 +66,27 @@ class OrtRuntime:
         )
 
     def read_outputs(self, prepared: Prepared, folder: Path) -> tuple[OutputFile, ...]:
-        """Read what ort-run says it wrote; the grid of a float output is taken from the model."""
-        grids = output_quantization(load_model(prepared.file))
+        """Read what ort-run says it wrote: all outputs of the model, each in a file of its own.
+
+        How an output is quantized is for the model to say: the device's word on it would be a yardstick of its own.
+        """
+        model = load_model(prepared.file)
+        grids = output_quantization(model)
         outputs = _read(folder / _OUTPUTS, OutputFile)
-        if not outputs or len({output.name for output in outputs}) != len(outputs):
+        found, wanted = (
+            sorted(output.name for output in outputs),
+            sorted(each.name for each in model.graph.output),
+        )
+        if found != wanted or len({output.file for output in outputs}) != len(outputs):
             raise TransferError(
                 f"{folder / _OUTPUTS}: ort-run does not say which outputs there are",
-                why="an output is named twice" if outputs else "the file is missing or empty",
+                why=f"it names {found or 'none'}, the model {wanted}"
+                if found != wanted
+                else "two outputs are in the same file",
                 fix="see stderr.txt beside it",
             )
         return tuple(
-            replace(output, quantization=output.quantization or grids.get(output.name)) for output in outputs
+            replace(output, quantization=grids.get(output.name) or output.quantization) for output in outputs
         )
 
     def read_leftovers(self, prepared: Prepared, folder: Path) -> Leftovers:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from pytest_devicelab.errors import InfrastructureError
+from pytest_devicelab.errors import InfrastructureError, TransferError
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.runtimes.compile import compile_context
@@ -104,4 +105,12 @@ class QnnRuntime:
         profile = folder / _PROFILE
         if not profile.exists():
             return Leftovers()
-        return Leftovers(ops=op_rows(profile.read_bytes(), prepared.op_types, origins=prepared.op_sources))
+        try:
+            ops = op_rows(profile.read_bytes(), prepared.op_types, origins=prepared.op_sources)
+        except (KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
+            raise TransferError(
+                f"{profile}: not an op profile",
+                why=f"{type(error).__name__}: {error}"[:500],
+                fix="the runner stopped early, or its tools are of a version that writes another format",
+            ) from error
+        return Leftovers(ops=ops)

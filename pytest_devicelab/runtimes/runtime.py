@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,16 +47,19 @@ class OutputFile:
         """Refuse what a device cannot mean: it is a device that says this, and both file and numbers are used.
 
         Raises:
-            TransferError: the file would lie elsewhere, the dtype is none of numbers, or the shape is negative.
+            TransferError: the file would lie elsewhere, the dtype is none of numbers, the shape is negative, or the
+                scale is no step.
         """
         if (
             not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.]*", self.file)
             or self.dtype not in _DTYPES
             or any(extent < 0 for extent in self.shape)
+            or (self.quantization is not None and not 0 < self.quantization.scale < math.inf)
         ):
             raise TransferError(
                 f"output {self.name[:80]!r} cannot be read",
-                why=f"file {self.file[:80]!r}, dtype {self.dtype[:80]!r}, shape {list(self.shape)[:16]}",
+                why=f"file {self.file[:80]!r}, dtype {self.dtype[:80]!r}, shape {list(self.shape)[:16]}, "
+                f"quantization {self.quantization}",
                 fix="a file is a name of letters, digits, _ and .; a dtype is numpy's, such as float32",
             )
 

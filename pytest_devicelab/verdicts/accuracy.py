@@ -164,6 +164,11 @@ def _judge_top1(
     if labels.ndim != 1 or len(labels) < samples:
         reason = f"Labels of shape {list(labels.shape)} do not cover {samples} samples."
         return _Top1(outcome="inconclusive", reason=reason, figures=figures)
+    classes = device[name].shape[1]
+    if not 0 <= labels[:samples].min() <= labels[:samples].max() < classes:
+        # Nobody can be right about these, so that all three runs would be equally good at them.
+        reason = f"Some labels are not one of the {classes} classes of output {name}, counted from 0."
+        return _Top1(outcome="inconclusive", reason=reason, figures=figures)
     runs = {"top1_float": float_cpu[name], "top1_quantized_cpu": quantized[name], "top1_device": device[name]}
     shares = {key: top1_accuracy(array, labels[:samples]) for key, array in runs.items()}
     drop = shares["top1_float"] - shares["top1_device"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
@@ -229,6 +230,7 @@ def _gaps(
     down = {record.device.id for record in records if record.status != "ok"}
     for comparison in comparisons:
         gaps += [f"{device}: {why}" for device, why in comparison.missing if device not in down]
+    gaps += _emptiness(records) + _aliases(records)
     if not comparisons:
         gaps.append("no output was compared")
     if len(records) < 2:
@@ -243,6 +245,26 @@ def _gaps(
         unknown = [record.device.id for record in records if record.device.id not in judged | down]
         gaps += [f"three-run rule not shown on {', '.join(unknown)}"] if unknown else []
     return gaps
+
+
+def _emptiness(records: Sequence[RunRecord]) -> list[str]:
+    """Name the outputs that hold nothing: equal hashes of no bytes show no agreement."""
+    empty = dict.fromkeys(
+        tensor.name for record in records for tensor in record.outputs if math.prod(tensor.shape) == 0
+    )
+    return [f"output {', '.join(empty)} holds no elements"] if empty else []
+
+
+def _aliases(records: Sequence[RunRecord]) -> list[str]:
+    """Name entries of the matrix that turned out to be one device: it agrees with itself whatever it computes."""
+    by_serial: dict[str, list[str]] = {}
+    for record in records:
+        by_serial.setdefault(record.device.serial, []).append(record.device.id)
+    return [
+        f"{' and '.join(devices)} are one device ({serial})"
+        for serial, devices in by_serial.items()
+        if serial and len(devices) > 1
+    ]
 
 
 def _describe(comparison: Comparison) -> str:

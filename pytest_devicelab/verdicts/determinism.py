@@ -66,12 +66,19 @@ def _not_comparable(evaluate: RunRecord, repeat: RunRecord, outputs: Arrays, rep
         return "a run was compared with itself, which shows nothing"
     if _subject(evaluate) != _subject(repeat):
         return f"runs {evaluate.id} and {repeat.id} are not of the same model, device, backend and options"
+    if evaluate.device.serial != repeat.device.serial:
+        return (
+            f"device {evaluate.device.id} was {evaluate.device.serial} first and {repeat.device.serial} then"
+        )
     if not outputs:
         return f"run {evaluate.id} has no outputs"
     if outputs.keys() != repeat_outputs.keys():
         return f"the runs name different outputs: {sorted(outputs)} and {sorted(repeat_outputs)}"
     if any(array.ndim == 0 for array in (*outputs.values(), *repeat_outputs.values())):
         return "an output has no axis of samples"
+    empty = [name for name, array in outputs.items() if len(array) and array.size == 0]
+    if empty:
+        return f"output {', '.join(empty)} holds no elements"
     return ""
 
 

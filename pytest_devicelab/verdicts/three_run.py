@@ -140,6 +140,12 @@ def _unusable(reference: Floats, quantized_cpu: Floats) -> str:
     span = float(reference.max()) - float(reference.min())
     if not (math.isfinite(span) and span > 0.0):
         return "the float model gives the same value everywhere, so the output has no range to measure in"
+    wide = reference.astype(np.float64) / span
+    if np.sum(np.square(quantized_cpu / span - wide)) >= np.sum(np.square(wide - wide.mean())):
+        return (
+            "the quantized model on the CPU is no closer to the float model than a constant would be: "
+            "is the float model the one it was made from?"
+        )
     return ""
 
 

@@ -395,14 +395,17 @@ def test_a_file_of_any_name_stays_in_its_slot(virtual_lab: VirtualLab, tmp_path:
     device.exec_out(["rm", "-rf", DEVICE_ROOT])
 
 
-def test_an_archive_is_unpacked_once(device: AdbDevice, tmp_path: Path) -> None:
+def test_an_archive_is_pushed_once_and_unpacked_every_time(device: AdbDevice, tmp_path: Path) -> None:
     archive = pack_inputs({"x": np.arange(6, dtype=np.float32).reshape(3, 2)}, tmp_path)
     folder = deploy_archive(device, archive.path)
     assert device.exec_out(["cat", f"{folder}/1_0.raw"]) == np.array([2, 3], np.float32).tobytes()
     assert device.exec_out(["cat", f"{folder}/input_list.txt"]) == b"x:=0_0.raw\nx:=1_0.raw\nx:=2_0.raw\n"
     pushed = device.pushed_bytes
+    device.script(f"echo changed > {folder}/1_0.raw; echo more > {folder}/extra")
     assert deploy_archive(device, archive.path) == folder
     assert device.pushed_bytes == pushed
+    assert device.exec_out(["cat", f"{folder}/1_0.raw"]) == np.array([2, 3], np.float32).tobytes()
+    assert device.hash(f"{folder}/extra") is None
 
 
 def test_an_archive_that_does_not_unpack_leaves_no_folder(device: AdbDevice, tmp_path: Path) -> None:

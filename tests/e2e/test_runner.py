@@ -22,6 +22,8 @@ from onnx import TensorProto, helper, numpy_helper
 from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.adb_server import AdbServer
 from pytest_devicelab.devices.adb_transport import AdbTransport
+from pytest_devicelab.devices.device import ShellResult
+from pytest_devicelab.devices.slots import DEVICE_ROOT
 from pytest_devicelab.devices.toggles import restore_toggles, toggled
 from pytest_devicelab.errors import DeviceLost, InfrastructureError
 from pytest_devicelab.evidence.record import ModelIdentity, RunRecord
@@ -289,6 +291,22 @@ def test_a_device_that_is_another_chip_is_not_used(
     assert record.outputs == ()
 
 
+@pytest.mark.parametrize(
+    ("model", "is_another"), [("SM8999", True), ("MT6989", True), ("SM8350-AC", False), ("lahaina", False)]
+)
+def test_a_part_number_nobody_knows_is_another_chip(
+    virtual_lab: VirtualLab, model: str, is_another: bool
+) -> None:
+    device = virtual_lab.device("s21")
+    if is_another:
+        with pytest.raises(
+            InfrastructureError, match=f"is not what the matrix says\n.*says SM8350, the device says {model}"
+        ):
+            device.chip({"ro.soc.model": model})
+    else:
+        assert device.chip({"ro.soc.model": model}) == virtual_lab.specs["s21"].soc
+
+
 # Failed
 
 
@@ -385,7 +403,7 @@ def test_a_runner_that_fails_says_why(
         (writes([{**OUTPUT, "more": 1}]), "no such field"),
         (writes([{"name": "logits"}]), "the field is missing"),
         (writes([]), "does not say which outputs there are"),
-        (writes([OUTPUT, OUTPUT]), "an output is named twice"),
+        (writes([OUTPUT, OUTPUT]), r"it names \['logits', 'logits'\], the model \['logits'\]"),
         (writes({"logits": OUTPUT}), "a JSON list was expected, found dict"),
         (writes("[" * 100_000), "not JSON"),
         (writes("nonsense"), "not JSON"),
@@ -406,6 +424,57 @@ def test_a_runner_that_says_one_thing_and_does_another(
     assert re.search(says, record.error), record.error
     assert record.outputs == ()
     assert not (store.root / "arrays").exists()
+
+
+def test_what_a_first_attempt_brought_does_not_speak_for_the_second(
+    run: Callable[..., RunRecord], runner_on_pixel: Callable[[str], None], store: SessionStore
+) -> None:
+    placed = json.dumps([{"node": "conv", "op": "Conv", "unit": "htp", "macs": None}])
+
+    def progress(text: str) -> None:
+        if "retrying" in text:
+            assert store.records() == ()  # nobody takes it for the run's last word
+            runner_on_pixel(writes([OUTPUT]))
+
+    runner_on_pixel(f"{writes([OUTPUT], (40, 40))}\necho '{placed}' > \"$out/placement.json\"")
+    record = run("pixel", progress=progress)
+    assert (record.status, len(record.attempts), record.placement) == ("ok", 2, ())
+    assert "placement.json" not in record.files
+
+
+def test_results_of_an_earlier_run_that_cannot_be_removed(
+    run: Callable[..., RunRecord], runner_on_pixel: Callable[[str], None], virtual_lab: VirtualLab
+) -> None:
+    runner_on_pixel(f"{writes([OUTPUT])}\nexit 3")  # it leaves its results on the device
+    failed = run("pixel")
+    assert failed.status == "failed"
+    work = virtual_lab.root("pixel") / "data/local/tmp/devicelab/runs" / failed.id
+    assert (work / "out/Result_0/logits.raw").is_file()
+    runner_on_pixel("true")  # writes nothing, and says that all is well
+    transport = virtual_lab.transport("pixel")
+
+    class Stubborn(AdbDevice):
+        def script(self, text: str, *, timeout_s: float = 30.0) -> ShellResult:
+            return super().script(text.replace(f"rm -rf {DEVICE_ROOT}/runs", "rm /"), timeout_s=timeout_s)
+
+    record = run("pixel", device=Stubborn(virtual_lab.specs["pixel"], transport))
+    assert record.status == "failed"
+    assert "cannot be made anew" in record.error
+    assert record.outputs == ()
+
+
+def test_inputs_that_were_changed_on_the_device_are_not_used(
+    run: Callable[..., RunRecord], virtual_lab: VirtualLab
+) -> None:
+    first = run("pixel")
+    slots = virtual_lab.root("pixel") / "data/local/tmp/devicelab/slots"
+    raw_files = list(slots.glob("*/files/*_0.raw"))
+    assert raw_files
+    for file in raw_files:
+        file.write_bytes(bytes(file.stat().st_size))
+    again = run("pixel")
+    assert again.outputs == first.outputs
+    assert again.transfers.pushed_bytes == 0
 
 
 def test_what_a_runner_says_of_a_run_must_be_readable_too(
@@ -504,6 +573,13 @@ def test_a_run_is_carried_out_once_whoever_asks(
     assert records[0] == records[1] == records[2]
     again = session_of(virtual_lab.address, virtual_lab, SessionStore.open(store.root), cache, "pixel")
     assert again.evaluate(spec, model_spec()) == records[0]
+    # The same bytes in another shape or dtype are other inputs.
+    image = session.inputs(model_spec())["image"]
+    others = ({"image": image.reshape(1, -1)}, {"image": image.view(np.int32)})
+    assert (
+        len({again.run(spec, model_spec(), inputs, "evaluate").id for inputs in others} | {records[0].id})
+        == 3
+    )
 
 
 def test_a_lease_is_held_again_only_by_those_who_work_for_its_holder(virtual_lab: VirtualLab) -> None:

@@ -63,7 +63,7 @@ def test_the_same_arrays_give_the_same_archive(tmp_path: Path) -> None:
     other = pack_inputs(dict(arrays), tmp_path / "two")
     assert first == again
     assert first.sha256 == other.sha256
-    assert [path.name for path in (tmp_path / "one").iterdir()] == [first.path.name]
+    assert list((tmp_path / "one").glob("*.tar")) == [first.path]
 
 
 VARIANTS: list[Arrays] = [
@@ -165,3 +165,13 @@ def test_arrays_that_are_no_samples(tmp_path: Path, arrays: dict[str, Any]) -> N
     np.savez(tmp_path / "in.npz", **arrays)
     with pytest.raises(ModelError):
         load_inputs(tmp_path / "in.npz")
+
+
+@pytest.mark.parametrize("tampered", [b"", b"another archive"])
+def test_an_archive_in_the_cache_that_was_changed_is_made_anew(tmp_path: Path, tampered: bytes) -> None:
+    arrays = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    first = pack_inputs(arrays, tmp_path)
+    genuine = first.path.read_bytes()
+    first.path.write_bytes(tampered)
+    assert pack_inputs(arrays, tmp_path) == first
+    assert first.path.read_bytes() == genuine

@@ -156,3 +156,14 @@ def test_the_worst_of_several_outputs_decides_and_is_named() -> None:
     verdict = judged(**runs)
     assert verdict.outcome == "fail"
     assert "(output z)" in verdict.reason
+
+
+@pytest.mark.parametrize("label", [-1, 4, 99])
+def test_labels_that_name_no_class_are_no_yardstick(label: int) -> None:
+    labels = LABELS.copy()
+    labels[7] = label
+    verdict = judged(labels=labels)
+    assert verdict.outcome == "inconclusive"
+    assert "not one of the 4 classes of output y" in verdict.reason
+    # What lies beyond the samples that were run does not count.
+    assert judged(labels=np.append(LABELS, label)).outcome == "pass"

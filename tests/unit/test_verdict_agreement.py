@@ -249,3 +249,22 @@ def test_the_first_divergence_is_named(changed: bool, hint: bool) -> None:
     reason = judge_agreement(MODEL, records(FLEET), comparisons, verdicts).reason
     assert "first apart at Conv conv1 (layer 2 of 9" in reason
     assert ("hint only" in reason) is hint
+
+
+def test_equal_hashes_of_nothing_are_no_agreement() -> None:
+    nothing: dict[str, Array] = dict.fromkeys(FLEET, np.zeros((3, 0), np.float32))
+    verdict = judge_agreement(BITWISE, records(nothing), compared(nothing), [])
+    assert verdict.outcome == "inconclusive"
+    assert "output y holds no elements" in verdict.reason
+
+
+def test_a_phone_does_not_agree_with_itself() -> None:
+    runs = [
+        replace(
+            record, device=replace(record.device, serial="R5CT" if record.device.id in ("v68", "v81") else "")
+        )
+        for record in records(SAME)
+    ]
+    verdict = judge_agreement(BITWISE, runs, compared(SAME), [])
+    assert verdict.outcome == "inconclusive"
+    assert "v68 and v81 are one device (R5CT)" in verdict.reason

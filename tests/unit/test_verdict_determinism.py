@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -84,3 +85,18 @@ def test_runs_of_different_things_say_nothing(changes: dict[str, Any]) -> None:
     second = run_record(**{"id": "repeat.s24"} | changes)
     verdict = judge_determinism(run_record(), second, {"y": VALUES}, {"y": VALUES})
     assert verdict.outcome == "inconclusive"
+
+
+def test_an_output_without_elements_shows_nothing() -> None:
+    nothing = np.zeros((4, 0), np.float32)
+    outcome, reason = judged({"y": VALUES, "boxes": nothing}, {"y": VALUES, "boxes": nothing})
+    assert (outcome, reason) == ("inconclusive", "output boxes holds no elements")
+
+
+def test_another_phone_under_the_same_name_shows_nothing() -> None:
+    first, second = (
+        replace(run_record(id=serial), device=replace(run_record().device, serial=serial))
+        for serial in ("AAA", "BBB")
+    )
+    verdict = judge_determinism(first, second, {"y": VALUES}, {"y": VALUES})
+    assert (verdict.outcome, verdict.reason) == ("inconclusive", "device s24 was AAA first and BBB then")

@@ -189,3 +189,11 @@ def test_shapes_must_agree() -> None:
     reference, quantized, device = three_runs()
     with pytest.raises(TensorMismatch, match="the same samples"):
         apply_three_run(reference, quantized, device[:10], tolerance=STEP)
+
+
+def test_another_model_is_no_float_reference() -> None:
+    reference, quantized, device = three_runs()
+    other = np.random.default_rng(5).permutation(reference.reshape(-1)).reshape(reference.shape)
+    found = apply_three_run(other, quantized, device, tolerance=STEP)
+    assert found.outcome == "inconclusive"
+    assert "no closer to the float model than a constant" in found.reason

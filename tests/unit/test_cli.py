@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from onnx import TensorProto, helper
+
+from pytest_devicelab.cli import main
+
+
+def test_names_in_a_model_do_not_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("x\x1b[2J", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x\x1b[2J"], ["y"])], "g", info[:1], info[1:])
+    onnx.save(helper.make_model(graph), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=np.zeros((2, 4), np.float32))
+    matrix = {
+        "schema": "devicelab.matrix/1",
+        "devices": [
+            {"id": name, "kind": "virtual", "soc": "Tensor G4", "engine": "cpu", "runtime": "ort"}
+            for name in ("a", "b")
+        ],
+        "models": [{"id": "m", "path": "m.onnx", "inputs": "x.npz", "runtime": "ort"}],
+    }
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(matrix))
+    assert main(["bisect", "m", "--devices=a,b", f"--matrix={tmp_path / 'm.yaml'}"]) == 4
+    said = capsys.readouterr().err
+    assert "these are not the inputs of m.onnx" in said
+    assert "\x1b" not in said
+    assert "x\\x1b[2J" in said
