@@ -15,6 +15,7 @@ _COMMANDS = (virtual, matrix, diff, bisect, sensitivity, repro, fingerprint, log
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 1 for a finding or a failure, or 4 for a mistake of the user's."""
     parser = argparse.ArgumentParser(prog="devicelab", description="A lab of devices for quantized models.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:
         command.add(commands)
@@ -28,6 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(error)
         return 1
     return status
+
+
+class _Version(argparse.Action):
+    """Reads the version only when it is asked for: looking a distribution up takes time every command would pay."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"devicelab {version('pytest-devicelab')}")
+        parser.exit()
 
 
 def _complain(error: DevicelabError) -> None:

@@ -66,6 +66,10 @@ class TransferError(InfrastructureError):
     """A push or pull did not arrive whole."""
 
 
+class OutputIncomplete(TransferError):
+    """The runner ended well and its output is missing or has the wrong size: never tried again into green."""
+
+
 class TensorMismatch(DevicelabError):
     """Two tensors cannot be compared: shape or dtype differ, or there is nothing to compare."""
 

@@ -78,8 +78,11 @@ def run_model(device: AdbDevice, lab_session: LabSession) -> Callable[..., Run]:
     """
 
     def run(model: ModelSpec, inputs: Arrays | None = None) -> Run:
+        from pytest_devicelab.lab.preflight import check_inputs
         from pytest_devicelab.lab.session import Run
 
+        if inputs is not None:
+            check_inputs(model, inputs)
         arrays = lab_session.inputs(model) if inputs is None else inputs
         record = lab_session.run(device.spec, model, arrays, "evaluate")
         demand_success(record)
@@ -150,6 +153,7 @@ def conclude(request: pytest.FixtureRequest, lab_session: LabSession) -> Callabl
             ("devicelab_check", verdict.check),
             ("devicelab_model", verdict.model),
             ("devicelab_devices", " ".join(verdict.devices)),
+            ("devicelab_simulated", str(lab_session.any_simulated(verdict.devices)).lower()),
             ("devicelab_reason", verdict.reason),
         ]
         if verdict.outcome == "pass":

@@ -95,6 +95,11 @@ def bisect(
     walk = Walk(session, model, samples, taps)
     plain = walk.run(devices, model.path) if untapped is None else untapped
     taking_part = [spec for spec in devices if plain[spec.id].status == "ok"]
+    missing = tuple((spec.id, plain[spec.id].error) for spec in devices if spec not in taking_part)
+    if not taking_part:
+        return Bisection(
+            model=model.id, samples=walk.samples, depth=len(walk.taps), devices=(), missing=missing
+        )
     found = _tapped(walk, taking_part, plain, memory_bytes, against_float=against_float)
     notes = [f"{id_}: {problem}" for id_, problem in found.distorted.items()]
     curves = []
@@ -108,7 +113,7 @@ def bisect(
         curves=tuple(curves),
         against_float=found.against_float(),
         divergences=tuple(filter(None, (_divergence(walk, curve, notes) for curve in curves))),
-        missing=tuple((spec.id, plain[spec.id].error) for spec in devices if spec not in taking_part),
+        missing=missing,
         unmatched=found.unmatched,
         notes=tuple(notes),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_devicelab.audit.tensor_files.folder import open_file, tensor_files
-from pytest_devicelab.audit.tensor_files.source import TensorSource, TensorSpec
+from pytest_devicelab.audit.tensor_files.source import TensorSource, TensorSpec, unreadable
 from pytest_devicelab.errors import TensorMismatch
 from pytest_devicelab.tensors.accumulator import DiffAccumulator
 from pytest_devicelab.tensors.diff import TensorDiff
@@ -72,6 +72,9 @@ def diff_files(
         TensorFileError: a file is unreadable as a whole.
         TensorMismatch: one is a file and the other a folder.
     """
+    for path in (reference, observed):
+        if not path.exists():
+            raise unreadable(path, None, "it does not exist", fix="check the path", expected="a file")
     if reference.is_dir() != observed.is_dir():
         raise TensorMismatch(
             f"{reference} and {observed} cannot be compared",
@@ -174,8 +177,8 @@ def diff_sources(
     expected, found = (f"{each.number.name} {list(each.shape)}" for each in (reference, observed))
     if expected != found:
         raise TensorMismatch(
-            f"tensors cannot be compared: expected {expected}, found {found}",
-            why=f"dtype or shape differ between {reference.file} and {observed.file}",
+            f"tensor {reference.name or reference.file.name} cannot be compared: expected {expected}, found {found}",
+            why=f"expected {expected} as in {reference.file}, found {found} in {observed.file}",
             fix="compare the same output of the same model",
             file=str(observed.file),
             tensor=observed.name,

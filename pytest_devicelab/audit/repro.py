@@ -21,7 +21,7 @@ from pytest_devicelab.errors import DevicelabError
 from pytest_devicelab.evidence import codec
 from pytest_devicelab.evidence.record import RunRecord
 from pytest_devicelab.lab.session import LabSession
-from pytest_devicelab.matrix.soc import Soc
+from pytest_devicelab.matrix.soc import Soc, soc_from_properties
 from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.runtimes.compile import compile_context
 from pytest_devicelab.virtual.tools.raw_files import file_name
@@ -123,10 +123,11 @@ def _device(
             }
         )
     _add_logs(session, record, files)
-    if record.runtime == "qnn" and spec.soc is not None:
+    soc = spec.soc or soc_from_properties(record.device.properties)
+    if record.runtime == "qnn" and soc is not None:
         path = session.store.root / f"{record.model.id}.repro.onnx"
         session.keep_model(path.name, shown.part.model)
-        compiled = compile_context(path, spec.soc, record.options, session.cache / "contexts")
+        compiled = compile_context(path, soc, record.options, session.cache / "contexts")
         files[f"contexts/{spec.id}.bin"] = compiled.path.read_bytes()
     return {
         "id": spec.id,
@@ -135,7 +136,7 @@ def _device(
         "engine": _engine(record),
         "soc": record.device.soc,
         "hexagon": record.device.hexagon,
-        "chip": _chip(spec.soc),
+        "chip": _chip(soc),
         "runtime": record.runtime,
         "backend": record.backend,
         "options": dict(sorted(record.options.items())),
@@ -217,7 +218,7 @@ def _readme(manifest: Mapping[str, Any]) -> str:
         "",
         "On Qualcomm's HTP simulator (Linux x86-64, Python 3.11 or newer):",
         "",
-        "    pip install numpy onnxruntime onnxruntime-qnn",
+        f"    pip install {_pinned(devices)}",
         "    python reproduce_simulator.py",
         "",
         "On a phone with one of these chips, and qnn-net-run with its libraries in /data/local/tmp/qnn:",
@@ -234,6 +235,13 @@ def _readme(manifest: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _pinned(devices: Sequence[Mapping[str, Any]]) -> str:
+    """Return what to install to compute as the devices did, in the versions they say; the first that says one decides."""
+    used = {name: version for device in reversed(devices) for name, version in device["versions"].items()}
+    packages = ("numpy", "onnxruntime", "onnxruntime-qnn")
+    return " ".join(f"{name}=={used[name]}" if name in used else name for name in packages)
 
 
 def _name(device: Mapping[str, Any]) -> str:

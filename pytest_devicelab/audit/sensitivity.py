@@ -14,6 +14,7 @@ from pytest_devicelab.audit.walk import Walk
 from pytest_devicelab.errors import Inconclusive
 from pytest_devicelab.evidence.record import Purpose, RunRecord
 from pytest_devicelab.lab.session import LabSession
+from pytest_devicelab.matrix.soc import soc_from_properties
 from pytest_devicelab.matrix.specs import DeviceSpec, ModelSpec
 from pytest_devicelab.tensors.diff import diff_bitwise
 from pytest_devicelab.tensors.metrics import is_classification, top1_flips
@@ -175,8 +176,9 @@ class _Bench:
 
     def throw(self, switch: _Switch) -> SwitchResult:
         """Run with a switch thrown."""
-        if switch.kind == "precision" and self._spec.soc is not None and self._spec.soc.htp_fp16 is False:
-            problem = f"the NPU of {self._spec.soc.name} has no fp16"
+        soc = self._spec.soc or soc_from_properties(self._base.device.properties)
+        if switch.kind == "precision" and soc is not None and soc.htp_fp16 is False:
+            problem = f"the NPU of {soc.name} has no fp16"
             return SwitchResult(switch=switch.name, kind=switch.kind, problem=problem)
         return self._result(switch.name, switch.kind, self._run(switch.model, switch.path, "taps"))
 

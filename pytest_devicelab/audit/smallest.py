@@ -53,7 +53,11 @@ def smallest_part(
     """
     found = bisect(session, model, devices, samples=samples, against_float=False)
     if found.missing:
-        raise Inconclusive(f"{found.missing[0][0]} did not take part", why=found.missing[0][1])
+        raise Inconclusive(
+            f"{', '.join(id_ for id_, _ in found.missing)} did not take part",
+            why="\n".join(reason for _, reason in found.missing),
+            fix="bring it back and go on with --resume, or leave it out of --devices",
+        )
     if not found.divergences:
         raise Inconclusive(
             f"{model.id} gives the same bits in every layer that could be compared, so there is nothing to reproduce",

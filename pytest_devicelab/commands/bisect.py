@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     from pytest_devicelab.evidence import codec
     from pytest_devicelab.report.phrases import visible
 
-    with bench(options) as lab:
+    with bench(options, compares=True) as lab:
         found = bisect(
             lab.session,
             lab.model,
@@ -65,13 +65,10 @@ def status(found: Bisection) -> int:
 
 def describe(found: Bisection) -> list[str]:
     """Return the findings as lines of text: a verdict, a curve for each pair, a table of its layers."""
-    lines = (
-        [f"{found.model}: {found.samples} samples, {found.depth} layers, reference {found.devices[0]}"]
-        if found.devices
-        else []
-    )
+    size = f"{found.model}: {found.samples} samples, {found.depth} layers"
+    lines = [f"{size}, {f'reference {found.devices[0]}' if found.devices else 'and no device to run them'}"]
     for device, reason in found.missing:
-        lines.append(f"  {device} did not take part: {reason}")
+        lines.append(f"  {device} did not take part: " + reason.replace("\n", "\n  "))
     for curve in found.curves:
         lines += ["", *_describe_pair(found, curve)]
     for curve in found.against_float:

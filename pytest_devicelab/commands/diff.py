@@ -178,14 +178,17 @@ def _printable(text: str, *, keep: str = "") -> str:
 
 
 def _shape(text: str) -> tuple[int, ...]:
-    sizes = tuple(int(size) for size in text.strip("[]() ").split(",") if size.strip())
-    if any(size < 0 for size in sizes):
-        raise ValueError(text)
-    return sizes
+    sizes = [size.strip() for size in text.strip("[]() ").split(",") if size.strip()]
+    if not all(size.isascii() and size.isdigit() for size in sizes):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape: it takes sizes from 0 on, such as 1,10")
+    return tuple(map(int, sizes))
 
 
 def _step(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not (math.isfinite(value) and value > 0):
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no quantization step: it takes a number above 0")
     return value

@@ -51,8 +51,13 @@ def add_options(parser: argparse.ArgumentParser, *, samples: int) -> None:
 
 
 @contextmanager
-def bench(options: argparse.Namespace) -> Iterator[Bench]:
-    """Bring up the lab of an experiment; `UserError` for whatever is wrong with what was asked for."""
+def bench(options: argparse.Namespace, *, compares: bool) -> Iterator[Bench]:
+    """Bring up the lab of an experiment; `UserError` for whatever is wrong with what was asked for.
+
+    Args:
+        options: as `add_options` declares them.
+        compares: whether the experiment holds devices against each other, and so needs two.
+    """
     from pytest_devicelab.lab.open import open_session
     from pytest_devicelab.lab.preflight import check_lab
     from pytest_devicelab.matrix.decode import load_matrix
@@ -64,6 +69,12 @@ def bench(options: argparse.Namespace) -> Iterator[Bench]:
     if len(set(wanted)) != len(wanted):
         raise UserError(f"--devices {options.devices} names a device twice", fix="name each device once")
     devices = tuple(_pick(name, known, "device", options.matrix) for name in wanted)
+    if compares and len(devices) < 2:
+        raise UserError(
+            f"--devices {options.devices} names one device, and it takes two to compare",
+            why="the first is the reference that the others are held against",
+            fix=f"name another: --devices {options.devices},OTHER",
+        )
     matrix = replace(matrix, devices=devices, models=(model,))
     check_lab(matrix, devices)
     with open_session(

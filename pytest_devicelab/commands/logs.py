@@ -87,6 +87,8 @@ def _print_log(
             print(json.dumps(_plain(event)), flush=options.follow)
         else:
             _count(event, rows)
+            if options.follow and not options.summary:
+                print(_line(event), flush=True)
     summary = _summary(scanner, survey, "" if packed is None else packed.broken)
     if options.json:
         print(json.dumps({"summary": summary}))
@@ -171,12 +173,25 @@ def _summary(scanner: LogScanner, survey: Survey | None, broken: str) -> dict[st
 
 
 def _count(event: Event, rows: dict[tuple[str, str, str], list[int]]) -> None:
-    what = " ".join(event.fields[name] for name in _TELLING if event.fields.get(name))
-    shown = "".join(sign if sign.isprintable() else " " for sign in what[:100])
-    key = (event.kind, event.dialect, shown)
+    key = (event.kind, event.dialect, _told(event))
     if key not in rows and len(rows) >= _MAX_ROWS:
         key = (event.kind, event.dialect, "(others)")
     rows.setdefault(key, [0, event.line])[0] += 1
+
+
+def _line(event: Event) -> str:
+    """Return what a reader of a growing log sees of an event."""
+    when = f"{_printable(event.time):<18} line {event.line:<9}"
+    return f"{when} {event.kind:<13} {event.dialect:<10} {_told(event)}".rstrip()
+
+
+def _told(event: Event) -> str:
+    what = " ".join(event.fields[name] for name in _TELLING if event.fields.get(name))
+    return _printable(what[:100])
+
+
+def _printable(text: str) -> str:
+    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def _print_table(path: str, summary: dict[str, object], rows: dict[tuple[str, str, str], list[int]]) -> None:

@@ -41,9 +41,7 @@ def run(options: argparse.Namespace) -> int:
     from pytest_devicelab.evidence.atomic import whole_file
 
     fingerprints = dict(_fingerprint(assignment) for assignment in options.fingerprint)
-    with bench(options) as lab:
-        if len(lab.devices) < 2:
-            raise UserError("one device has nothing to part from", fix="name two: --devices A,B")
+    with bench(options, compares=True) as lab:
         shown = smallest_part(lab.session, lab.model, lab.devices, samples=options.samples)
         content = bundle(lab.session, shown, lab.devices, fingerprints=fingerprints)
     with whole_file(options.out) as file:

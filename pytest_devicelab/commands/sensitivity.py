@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     from pytest_devicelab.evidence import codec
     from pytest_devicelab.report.phrases import visible
 
-    with bench(options) as lab:
+    with bench(options, compares=False) as lab:
         found = [
             measure_sensitivity(lab.session, lab.model, spec, samples=options.samples) for spec in lab.devices
         ]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import tempfile
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from pytest_devicelab.errors import UserError
+from pytest_devicelab.errors import InfrastructureError, UserError
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -24,7 +27,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     up.add_argument("--matrix", type=Path, default=Path("device_matrix.yaml"), help="device matrix")
     up.add_argument("--select", default="", metavar="EXPR", help="only these devices, such as 'soc=SM8650'")
     up.add_argument(
-        "--adb-port", type=int, default=5037, help="adb server to connect them to (started if need be)"
+        "--adb-port",
+        type=int,
+        default=5037,
+        help="adb server to connect them to (if need be started, and then ended with them)",
     )
     up.set_defaults(run=run_up)
 
@@ -50,18 +56,19 @@ def run_up(options: argparse.Namespace) -> int:
     state = Path(tempfile.mkdtemp(prefix="dl-"))
     server = [str(adb), "-P", str(options.adb_port)]
     try:
-        with spawn(virtual, state, timeout_s=60.0, namespace=namespace) as farm:
-            subprocess.run([*server, "start-server"], check=False, capture_output=True, timeout=20)
+        with spawn(virtual, state, timeout_s=60.0, namespace=namespace) as farm, _running(server):
             for spec in virtual:
                 address = f"127.0.0.1:{farm.ports[spec.id]}"
                 connect_device(adb, "127.0.0.1", options.adb_port, address)
                 print(
                     f"{spec.id:20} {address:18} {spec.soc.name if spec.soc else '?':10} simulated", flush=True
                 )
-            print(
-                f"{len(virtual)} virtual devices are up; try `{adb} devices -l`. Ctrl-C ends them.",
-                flush=True,
+            up, them = (
+                ("1 virtual device is", "it")
+                if len(virtual) == 1
+                else (f"{len(virtual)} virtual devices are", "them")
             )
+            print(f"{up} up; try `{shlex.join(server)} devices -l`. Ctrl-C ends {them}.", flush=True)
             _wait_for_signal()
             for spec in virtual:
                 # An old adb server wedges when many devices vanish at once: say goodbye first.
@@ -70,6 +77,26 @@ def run_up(options: argparse.Namespace) -> int:
     finally:
         shutil.rmtree(state, ignore_errors=True)
     return 0
+
+
+@contextmanager
+def _running(server: Sequence[str]) -> Iterator[None]:
+    """Have an adb server run for a block; it ends with the block only where the block began it."""
+    try:
+        done = subprocess.run([*server, "start-server"], check=False, capture_output=True, timeout=20)
+    except subprocess.TimeoutExpired as error:
+        raise InfrastructureError(
+            "the adb server did not start",
+            why=f"`{shlex.join(server)} start-server` took longer than {error.timeout:g} s",
+            fix="try it by hand",
+        ) from error
+    # adb says so only to whoever started the server, and is silent where one runs already.
+    ours = b"daemon started successfully" in done.stdout + done.stderr
+    try:
+        yield
+    finally:
+        if ours:
+            subprocess.run([*server, "kill-server"], check=False, capture_output=True, timeout=10)
 
 
 def _wait_for_signal() -> None:

@@ -15,6 +15,7 @@ from pytest_devicelab.matrix.soc import Soc, soc_from_properties
 from pytest_devicelab.matrix.specs import DeviceSpec
 
 # What tells one device from another, and which system image it runs.
+_SIMULATED = "ro.devicelab.simulated"
 _IDENTITY_PROPERTIES = (
     "ro.soc.model",
     "ro.soc.manufacturer",
@@ -22,6 +23,7 @@ _IDENTITY_PROPERTIES = (
     "ro.product.model",
     "ro.build.version.sdk",
     "ro.build.fingerprint",
+    _SIMULATED,
 )
 _PART_NUMBER = re.compile(r"[A-Za-z]{2,4}\d{4}")
 _PROPERTY_NAME = re.compile(r"[A-Za-z0-9_.@:][A-Za-z0-9_.@:-]*")
@@ -79,7 +81,8 @@ class AdbDevice:
             kind=self._spec.kind,
             soc=soc.name if soc else None,
             hexagon=soc.hexagon if soc else None,
-            simulated=self._spec.simulated,
+            # A virtual device says so itself, also where the matrix names it like a phone.
+            simulated=self._spec.simulated or found.get(_SIMULATED) == "1",
             serial=self._transport.serial,
             engine=self._spec.engine if self._spec.simulated else None,
             properties=found,

@@ -101,12 +101,15 @@ class NodePlacement:
         unit: `htp`, `gpu` or `cpu`.
         macs: multiply-accumulates of one inference, counted from the model; None where its shapes do not
             tell, 0 for an operator that has none to speak of.
+        boundary: of a node that quantizes or dequantizes, whether it stands at an edge: of the graph, or of a
+            computing node on the CPU; None where nobody looked.
     """
 
     node: str
     op: str
     unit: str
     macs: int | None = None
+    boundary: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

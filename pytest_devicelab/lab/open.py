@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pytest_devicelab.errors import UserError
 from pytest_devicelab.evidence.store import SessionStore, new_session_id
 from pytest_devicelab.lab.lab import Lab, LabServices
 from pytest_devicelab.lab.session import LabSession
@@ -37,14 +38,14 @@ def open_session(
         progress: told what is being done.
 
     Raises:
-        UserError: a folder, a package or adb is missing.
+        UserError: a folder, a package or adb is missing, or `resume` is no experiment's folder.
         InfrastructureError: the lab does not come up.
     """
     if resume is None:
         name = new_session_id(datetime.now(UTC), secrets.token_bytes(2))
         store = SessionStore.create(reports / "experiments", name)
     else:
-        store = SessionStore.open(resume)
+        store = _open_experiment(resume)
         _set_failures_aside(store)
     # Unix sockets of the virtual devices live below it, and their paths are limited to 107 bytes.
     scratch = Path(tempfile.mkdtemp(prefix="dl-"))
@@ -61,6 +62,22 @@ def open_session(
             )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _open_experiment(path: Path) -> SessionStore:
+    """Open the folder of an experiment; one of tests is refused, because they were judged by what is in it."""
+    store = SessionStore.open(path)
+    if (store.root / "session.json").exists() or (store.root / "verdicts").exists():
+        why = "it is a session of tests, and its verdicts rest on the runs in it as they are"
+    elif not (store.root / "runs").is_dir():
+        why = "it has no runs/, so it is no session, or one in which nothing ran"
+    else:
+        return store
+    raise UserError(
+        f"--resume {path}: there is no experiment to go on with",
+        why=why,
+        fix="name a folder `REPORTS/experiments/<session>`, or leave out --resume",
+    )
 
 
 def _set_failures_aside(store: SessionStore) -> None:

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+
 from pytest_devicelab.devices.adb_server import find_adb
 from pytest_devicelab.errors import ModelError, UserError
 from pytest_devicelab.lab.lab import namespace_wanted, refuse_unsupported
@@ -87,10 +89,11 @@ def _model_problems(model: ModelSpec) -> list[UserError]:
         if inputs is not None:
             _attempt(problems, partial(_check_fit, path, inputs, model, arrays))
     samples = len(next(iter(arrays.values())))
-    if labels is not None and len(labels) < samples:
+    # With `samples:` the first few are meant; without it, another number of labels belongs to other inputs.
+    if labels is not None and (len(labels) < samples or (len(labels) > samples and model.samples is None)):
         problems.append(
             ModelError(
-                f"{model.labels}: fewer labels than samples",
+                f"{model.labels}: {'fewer' if len(labels) < samples else 'more'} labels than samples",
                 why=f"{len(labels)} labels for {samples} samples",
                 fix="save one label for each sample, in the same order",
             )
@@ -108,14 +111,35 @@ def _inputs(model: ModelSpec) -> Arrays:
     return load_inputs(model.inputs, samples=model.samples)
 
 
-def _check_fit(path: Path, declared: Mapping[str, _Declared], model: ModelSpec, arrays: Arrays) -> None:
+def check_inputs(model: ModelSpec, arrays: Arrays) -> None:
+    """Check inputs given in code against what the model declares.
+
+    Raises:
+        ModelError: other names, dtypes or shapes, or not arrays `[N, ...]` at all: a device takes bytes and would not
+            notice, for it is only their number it can see.
+    """
+    wrong = {
+        name: type(array).__name__ for name, array in arrays.items() if not isinstance(array, np.ndarray)
+    }
+    if wrong or not arrays or any(array.ndim == 0 for array in arrays.values()):
+        raise ModelError(
+            f"model {model.id}: inputs must be numpy arrays [N, ...]",
+            why=f"given: {wrong}" if wrong else "no input, or one without a first dimension",
+            fix="wrap them with numpy.asarray(values, dtype)",
+        )
+    _check_fit(model.path, _declared_inputs(model.path, model), model, arrays, given="the inputs given")
+
+
+def _check_fit(
+    path: Path, declared: Mapping[str, _Declared], model: ModelSpec, arrays: Arrays, *, given: str = ""
+) -> None:
     found = {name: _Declared(array.dtype.name, (1, *array.shape[1:])) for name, array in arrays.items()}
     if found.keys() != declared.keys() or any(
         not _fits(found[name], want) for name, want in declared.items()
     ):
         raise ModelError(
-            f"{model.inputs}: these are not the inputs of {path.name} (model {model.id}, {model.source})",
-            why=f"the model declares {_list(declared)}; one sample of the file has {_list(found)}",
+            f"{given or model.inputs}: these are not the inputs of {path.name} (model {model.id}, {model.source})",
+            why=f"the model declares {_list(declared)}; one sample here has {_list(found)}",
             fix="save one array `[N, ...]` for each input, by its name and in its dtype; the model's batch is 1",
         )
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.slots import DEVICE_ROOT, deploy_archive, deploy_file, sha256_file
-from pytest_devicelab.errors import CompileRefused, InfrastructureError, TransferError
+from pytest_devicelab.errors import CompileRefused, InfrastructureError, OutputIncomplete, TransferError
 from pytest_devicelab.evidence.events import Event
 from pytest_devicelab.evidence.record import (
     Attempt,
@@ -94,7 +94,7 @@ def run_on_device(
             )
         )
         record = replace(record, attempts=tuple(attempts))
-        if error is not None and len(attempts) < _ATTEMPTS:
+        if error is not None and not isinstance(error, OutputIncomplete) and len(attempts) < _ATTEMPTS:
             # Nothing is written yet: another process would take a record it finds for the last word.
             progress(f"device={device.id} model={request.model.id} retrying after: {error.what}")
             with suppress(InfrastructureError):
@@ -299,7 +299,7 @@ class _Run:
         result = self._device.script(_join_script(out, output.file, samples, joined), timeout_s=120)
         found = re.match(r"([0-9a-f]{64}) [^\n]*\n *([0-9]+)", result.text)
         if result.exit_code != 0 or found is None:
-            raise TransferError(
+            raise OutputIncomplete(
                 f"device {self._device.id}: output {output.name} is missing or incomplete",
                 why=result.stderr.decode("utf-8", "replace").strip()[:500] or "no such file after the run",
                 fix=f"see {self._folder / 'stderr.txt'}",
@@ -308,7 +308,7 @@ class _Run:
         shape = (samples, *_without_batch(output.shape))
         expected = np.dtype(output.dtype).itemsize * math.prod(shape)
         if size != expected:
-            raise TransferError(
+            raise OutputIncomplete(
                 f"device {self._device.id}: output {output.name} has the wrong size",
                 why=f"{size:,} bytes; {output.dtype} {list(shape)} takes {expected:,}",
                 fix="the runner stopped early, or does not write what it says: see stderr.txt in the run's folder",

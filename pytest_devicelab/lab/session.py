@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
@@ -23,6 +23,7 @@ from pytest_devicelab.evidence.record import Attempt, ModelIdentity, Purpose, Ru
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.lab import Lab
 from pytest_devicelab.lab.runner import RunRequest, hoped_identity, run_on_device
+from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
 from pytest_devicelab.runtimes.host import run_on_host
 from pytest_devicelab.runtimes.inputs import Arrays, load_inputs
@@ -72,6 +73,18 @@ class LabSession:
         self._progress = progress
         self._guard = threading.Lock()
         self._inputs: dict[str, Arrays] = {}
+        self._simulated: set[str] = set()
+
+    def chip(self, spec: DeviceSpec) -> Soc | None:
+        """Return a device's chip: what the matrix says, else what the device says of itself.
+
+        Raises:
+            InfrastructureError: the device has to be asked, and cannot be reached.
+        """
+        if spec.soc is not None:
+            return spec.soc
+        with self.lab.lease(spec) as device:
+            return device.chip(device.identity().properties)
 
     def inputs(self, model: ModelSpec) -> Arrays:
         """Return the model's evaluation inputs, `[N, ...]` by input name."""
@@ -113,7 +126,12 @@ class LabSession:
             purpose: why it is run.
             path: a file made from the model, such as a tapped one; the model's own file where None.
         """
-        request = self._request(spec, model, inputs, purpose, path or model.path)
+        record = self._known_or_made(spec, self._request(spec, model, inputs, purpose, path or model.path))
+        if record.device.simulated:
+            self._simulated.add(spec.id)
+        return record
+
+    def _known_or_made(self, spec: DeviceSpec, request: RunRequest) -> RunRecord:
         record = self.store.read_record(request.id)
         if record is not None:
             return record
@@ -135,6 +153,11 @@ class LabSession:
         """Return the evaluation record of every selected device, in matrix order; devices run side by side."""
         records = side_by_side([partial(self.evaluate, spec, model) for spec in self.devices])
         return {spec.id: record for spec, record in zip(self.devices, records, strict=True)}
+
+    def any_simulated(self, devices: Collection[str]) -> bool:
+        """Say whether a simulator stands for any of these devices, by the matrix or by the device's own word."""
+        known = self._simulated | {spec.id for spec in self.devices if spec.simulated}
+        return not known.isdisjoint(devices)
 
     def keep_model(self, name: str, content: bytes) -> Path:
         """Keep a model made from one of the matrix's, such as a tapped one, in the session's folder."""

@@ -69,7 +69,9 @@ def _read(path: Path) -> bytes:
         if path.is_dir():
             raise _unreadable(path, "it is a directory", "name the file in it, such as device_matrix.yaml")
         if not path.exists():
-            raise _unreadable(path, f"there is no such file{_similar(path)}", "check --devices")
+            raise _unreadable(
+                path, f"there is no such file{_similar(path)}", "check its name, or where you are"
+            )
         if not path.is_file():
             raise _unreadable(path, "it is not a regular file", "write the matrix to a file")
         with path.open("rb") as stream:

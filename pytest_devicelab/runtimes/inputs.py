@@ -56,6 +56,13 @@ def load_inputs(path: Path, *, samples: int | None = None) -> Arrays:
             why=f"first dimension by input: {counts}",
             fix="every array needs the same first dimension N >= 1",
         )
+    found = next(iter(counts.values()))
+    if samples is not None and found < samples:
+        raise ModelError(
+            f"{path}: fewer samples than the matrix asks for",
+            why=f"`samples: {samples}`, and the file holds {found}",
+            fix="lower `samples:` or leave it out to run all there are",
+        )
     return arrays
 
 

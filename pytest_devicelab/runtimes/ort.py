@@ -18,9 +18,16 @@ from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.runtimes.macs import node_macs
 from pytest_devicelab.runtimes.runtime import Job, Leftovers, OutputFile, Prepared
-from pytest_devicelab.virtual.onnx_model import load_model, output_quantization
+from pytest_devicelab.virtual.onnx_model import (
+    conversions_around,
+    edge_conversions,
+    load_model,
+    op_types,
+    output_quantization,
+)
 
 _OUTPUTS, _PLACEMENT, _OPS, _VERSIONS = "outputs.json", "placement.json", "ops.json", "versions.json"
+_CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 _LOG_LEVELS = {"off": "error", "error": "error", "warn": "warn", "info": "info", "verbose": "verbose"}
 
 
@@ -94,15 +101,40 @@ class OrtRuntime:
         versions = _load(folder / _VERSIONS, dict)
         return Leftovers(
             ops=_read(folder / _OPS, OpRow),
-            placement=_weighed(_placement(folder / _PLACEMENT), prepared.file),
+            placement=_weighed(_whole(_placement(folder / _PLACEMENT), prepared.file), prepared.file),
             versions={str(key): str(value) for key, value in versions.items()},
         )
 
 
 def _placement(path: Path) -> tuple[NodePlacement, ...]:
-    """Read where each node went; how much it computes is not the device's to say."""
-    rows = (row | {"macs": None} if isinstance(row, dict) else row for row in _load(path, list))
+    """Read where each node went; how much it computes and what it borders on is not the device's to say."""
+    rows = (
+        row | {"macs": None, "boundary": None} if isinstance(row, dict) else row for row in _load(path, list)
+    )
     return tuple(decode(NodePlacement, row, file=str(path)) for row in rows)
+
+
+def _whole(placement: tuple[NodePlacement, ...], path: Path) -> tuple[NodePlacement, ...]:
+    """Return an assignment with its edges marked; none where it leaves out most of the model.
+
+    ONNX Runtime renames and joins some nodes before it assigns them, so it cannot be held to every name. One that
+    misses more than half of the computing nodes accounts for some other graph, and is no evidence for this one.
+    """
+    model = load_model(path)
+    computing = {name for name, op in op_types(model).items() if op not in _CONVERSIONS}
+    named = {node.node for node in placement}
+    if 2 * len(computing & named) < len(computing):
+        return ()
+    on_cpu = {node.node for node in placement if node.unit == "cpu" and node.op not in _CONVERSIONS}
+    edges = edge_conversions(model) | conversions_around(model, on_cpu)
+    known = op_types(model).keys()
+    return tuple(
+        # A conversion the runtime put in itself belongs to the node on the CPU it was put in for, if there is one.
+        replace(node, boundary=node.node in edges or (node.node not in known and bool(on_cpu or edges)))
+        if node.op in _CONVERSIONS
+        else node
+        for node in placement
+    )
 
 
 def _weighed(placement: tuple[NodePlacement, ...], model: Path) -> tuple[NodePlacement, ...]:

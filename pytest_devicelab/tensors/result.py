@@ -28,7 +28,7 @@ class Tolerance:
 
     def __str__(self) -> str:
         if self.absolute is None:
-            return "no tolerance would have passed"
+            return "would not have passed with any tolerance"
         named = [f"an absolute tolerance of {self.absolute:.6g}"]
         if self.relative is not None:
             named.append(f"a relative one of {self.relative:.6g}")

@@ -37,7 +37,7 @@ def judge_placement(record: RunRecord, model: ModelSpec) -> Verdict:
     if record.status == "refused":
         return _verdict(record, "fail", _refusal(record))
     if record.backend == "cpu":
-        return _verdict(record, "pass", "runs on the CPU, as the matrix asks for this device")
+        return _verdict(record, "pass", "runs on the CPU: the device has no NPU that this runtime could use")
     finding = read_placement(record, model)
     outcome, reason = _judge(record, model, finding)
     if finding.disagreeing:

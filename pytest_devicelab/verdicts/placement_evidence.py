@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pytest_devicelab.evidence.events import Event
-from pytest_devicelab.evidence.record import OpRow, RunRecord
+from pytest_devicelab.evidence.record import NodePlacement, OpRow, RunRecord
 from pytest_devicelab.matrix.specs import ExpectedFallback, ModelSpec
 
 Grade = Literal["assignment", "profile", "runtime log", "logcat", "none"]
@@ -74,9 +74,9 @@ def read_placement(record: RunRecord, model: ModelSpec) -> PlacementEvidence:
     """Lay the sources of a run side by side."""
     claims = [event for event in record.events if event.kind == "cpu_fallback"]
     off_npu = [placed for placed in record.placement if placed.unit != "htp"]
-    boundary = [placed.node for placed in off_npu if placed.op in _BOUNDARY_OPS]
+    boundary = [placed.node for placed in off_npu if _at_an_edge(placed)]
     if record.placement:
-        nodes = [(placed.op, placed.node) for placed in off_npu if placed.op not in _BOUNDARY_OPS]
+        nodes = [(placed.op, placed.node) for placed in off_npu if not _at_an_edge(placed)]
         if not nodes and record.options.get("offload_graph_io_quantization") == "0":
             # The edge was to run on the NPU too, and no other op explains why it did not.
             nodes, boundary = [(placed.op, placed.node) for placed in off_npu], []
@@ -112,6 +112,10 @@ def read_placement(record: RunRecord, model: ModelSpec) -> PlacementEvidence:
 def applying(record: RunRecord, model: ModelSpec) -> list[ExpectedFallback]:
     """Return the fallbacks the matrix declares for this device."""
     return [e for e in model.expected_fallbacks if not e.devices or record.device.id in e.devices]
+
+
+def _at_an_edge(placed: NodePlacement) -> bool:
+    return placed.op in _BOUNDARY_OPS and placed.boundary is not False
 
 
 def _grade(record: RunRecord) -> Grade:

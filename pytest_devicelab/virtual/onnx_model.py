@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,6 +120,19 @@ def edge_conversions(model: onnx.ModelProto) -> frozenset[str]:
         for node in model.graph.node
         if (node.op_type == "QuantizeLinear" and node.input[0] in inputs)
         or (node.op_type == "DequantizeLinear" and node.output[0] in outputs)
+    )
+
+
+def conversions_around(model: onnx.ModelProto, nodes: Collection[str]) -> frozenset[str]:
+    """Name the nodes that quantize or dequantize right before or after one of these nodes."""
+    inside = [node for node in model.graph.node if node.name in nodes]
+    read = {name for node in inside for name in node.input}
+    written = {name for node in inside for name in node.output}
+    return frozenset(
+        node.name
+        for node in model.graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        and (read.intersection(node.output) or written.intersection(node.input))
     )
 
 

@@ -142,6 +142,7 @@ def test_simulated_chips_part_where_they_are_known_to(digits: Bisect) -> None:
         ("deep", "sound,plantd", "has no device 'plantd' (did you mean 'planted'?)"),
         ("dep", "sound,twin", "has no model 'dep' (did you mean 'deep'?)"),
         ("deep", "sound,sound", "names a device twice"),
+        ("deep", "sound", "names one device, and it takes two to compare"),
     ],
 )
 def test_a_misspelled_request_is_a_mistake_of_the_user(
@@ -150,3 +151,22 @@ def test_a_misspelled_request_is_a_mistake_of_the_user(
     status, said = deep(model, devices)
     assert status == 4
     assert message in said
+
+
+@pytest.mark.parametrize(
+    ("left", "why"),
+    [
+        (("runs", "session.json"), "it is a session of tests"),
+        (("runs", "verdicts/"), "it is a session of tests"),
+        (("other",), "it has no runs/"),
+    ],
+)
+def test_only_an_experiment_is_gone_on_with(deep: Bisect, left: tuple[str, ...], why: str) -> None:
+    folder = deep.matrix.parent / "some"
+    for name in left:
+        path = folder / name
+        path.mkdir(parents=True)
+    status, said = deep("deep", "sound,twin", "--resume", str(folder))
+    assert status == 4
+    assert why in said
+    assert "fix: name a folder `REPORTS/experiments/<session>`" in said

@@ -123,6 +123,51 @@ def test_mistakes_in_options_exit_2(tmp_path: Path, mistake: list[str]) -> None:
     assert status == 2
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--lsb", "-1", "'-1' is no quantization step: it takes a number above 0"),
+        ("--lsb", "one", "'one' is no quantization step: it takes a number above 0"),
+        ("--shape", "1,x", "'1,x' is no shape: it takes sizes from 0 on, such as 1,10"),
+    ],
+)
+def test_a_mistake_in_an_option_says_what_it_takes(
+    option: str, value: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["diff", "a.npy", "b.npy", option, value])
+    assert words in capsys.readouterr().err
+
+
+def test_tensors_that_do_not_fit_are_named_with_what_was_expected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "a.npz", logits=LOGITS)
+    np.savez(tmp_path / "c.npz", logits=LOGITS[:2])
+    assert main(["diff", str(tmp_path / "a.npz"), str(tmp_path / "c.npz")]) == 2
+    assert (
+        f"not comparable: logits: expected float32 [4, 10] as in {tmp_path / 'a.npz'}, "
+        f"found float32 [2, 10] in {tmp_path / 'c.npz'}\n"
+    ) in capsys.readouterr().out
+
+
+def test_a_path_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    for pair in ((there, tmp_path / "none"), (tmp_path / "none", there), (tmp_path / "none", tmp_path)):
+        assert main(["diff", *map(str, pair)]) == 2
+        said = capsys.readouterr().err
+        assert f"{tmp_path / 'none'}: cannot be compared\n  why: it does not exist" in said
+
+
+def test_a_lone_nan_passes_no_tolerance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "a.npy", np.ones(3))
+    np.save(tmp_path / "b.npy", np.array([1, np.nan, 1]))
+    assert main(["diff", str(tmp_path / "a.npy"), str(tmp_path / "b.npy")]) == 1
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == "Different: 1 tensor of 1 differs; a would not have passed with any tolerance."
+
+
 def test_files_larger_than_the_memory_allowed_are_compared_in_it(tmp_path: Path) -> None:
     size = 400 << 20  # each; sparse, with a stretch of numbers in the middle
     numbers = np.random.default_rng(0).normal(size=4 << 20).astype(np.float32)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import getpass
+import importlib.metadata
 import json
 import os
 import socket
@@ -165,3 +166,24 @@ def test_devices_that_agree_give_no_bundle(tmp_path: Path, capsys: pytest.Captur
 
 def test_one_device_has_nothing_to_part_from(tmp_path: Path) -> None:
     assert repro(tmp_path, digits_matrix(tmp_path), "v75", "none.zip") == 4
+
+
+def test_the_phone_script_says_how_it_is_called(unpacked: Path) -> None:
+    for words in ([], ["v75", "serial", "more"], ["--help"]):
+        done = subprocess.run(
+            ["sh", str(unpacked / "reproduce_phone.sh"), *words],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith("usage: sh reproduce_phone.sh DEVICE [SERIAL]\n")
+        assert [line.strip() for line in done.stderr.splitlines()[2:-1]] == ["v69", "v75", "v79"]
+
+
+def test_the_readme_installs_the_versions_that_were_used(unpacked: Path) -> None:
+    pins = [
+        f"{name}=={importlib.metadata.version(name)}" for name in ("numpy", "onnxruntime", "onnxruntime-qnn")
+    ]
+    assert f"    pip install {' '.join(pins)}\n" in (unpacked / "README.md").read_text()

@@ -426,6 +426,17 @@ def test_a_runner_that_says_one_thing_and_does_another(
     assert not (store.root / "arrays").exists()
 
 
+def test_a_short_output_is_not_tried_again_into_green(
+    run: Callable[..., RunRecord], runner_on_pixel: Callable[[str], None]
+) -> None:
+    runner_on_pixel(writes([OUTPUT], (40, 40, 39)))
+    record = run(
+        "pixel", progress=lambda text: runner_on_pixel(writes([OUTPUT])) if "retrying" in text else None
+    )
+    assert (record.status, len(record.attempts)) == ("failed", 1)
+    assert "has the wrong size" in record.error
+
+
 def test_what_a_first_attempt_brought_does_not_speak_for_the_second(
     run: Callable[..., RunRecord], runner_on_pixel: Callable[[str], None], store: SessionStore
 ) -> None:
@@ -436,7 +447,7 @@ def test_what_a_first_attempt_brought_does_not_speak_for_the_second(
             assert store.records() == ()  # nobody takes it for the run's last word
             runner_on_pixel(writes([OUTPUT]))
 
-    runner_on_pixel(f"{writes([OUTPUT], (40, 40))}\necho '{placed}' > \"$out/placement.json\"")
+    runner_on_pixel(f"{writes('nonsense')}\necho '{placed}' > \"$out/placement.json\"")
     record = run("pixel", progress=progress)
     assert (record.status, len(record.attempts), record.placement) == ("ok", 2, ())
     assert "placement.json" not in record.files

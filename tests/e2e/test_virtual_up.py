@@ -30,12 +30,21 @@ def adb_port(tmp_path: Path) -> Iterator[int]:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     yield port
-    adb(port, "kill-server", home=tmp_path)
+    if listens(port):
+        adb(port, "kill-server", home=tmp_path)
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture
-def lab(adb_port: int, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    select = ["--select", "hexagon>=V79"]
+def lab(request: pytest.FixtureRequest, adb_port: int, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    select = ["--select", getattr(request, "param", "hexagon>=V79")]
     command = [
         sys.executable,
         "-m",
@@ -67,7 +76,7 @@ def said_until_up(lab: subprocess.Popen[str]) -> list[str]:
     lines = []
     for line in lab.stdout:
         lines.append(line)
-        if "are up" in line:
+        if " up; " in line:
             return lines
     raise AssertionError(f"it ended with {lab.wait()} after saying {lines}")
 
@@ -84,6 +93,24 @@ def test_another_shell_sees_and_uses_the_devices(
 
     lab.send_signal(signal.SIGINT)
     assert lab.wait(timeout=30) == 0
+    assert not listens(adb_port)  # nobody else had an adb server there
+
+
+@pytest.fixture
+def running_server(adb_port: int, tmp_path: Path) -> None:
+    adb(adb_port, "start-server", home=tmp_path)
+
+
+@pytest.mark.usefixtures("running_server")
+@pytest.mark.parametrize("lab", ["soc=SM8750"], indirect=True)
+def test_an_adb_server_that_ran_before_goes_on(
+    lab: subprocess.Popen[str], adb_port: int, tmp_path: Path
+) -> None:
+    *_, hint = said_until_up(lab)
+    assert hint == f"1 virtual device is up; try `{find_adb()} -P {adb_port} devices -l`. Ctrl-C ends it.\n"
+    lab.send_signal(signal.SIGINT)
+    assert lab.wait(timeout=30) == 0
+    assert listens(adb_port)
     assert "model:" not in adb(adb_port, "devices", "-l", home=tmp_path)
 
 

@@ -130,6 +130,13 @@ def write_project(project: Project, page: Path) -> None:
     (project.path / "fixtures").symlink_to(FIXTURES)
 
 
+def test_the_smallest_matrix_is_green(project: Project) -> None:
+    write_project(project, ROOT / "docs/reference/device-matrix.md")
+    result = project.run()
+    result.assert_outcomes(passed=3)
+    assert project.session()["outcome"] == "pass"
+
+
 def test_the_tests_of_the_how_to_pass(project: Project) -> None:
     page = ROOT / "docs/how-to/write-your-own-tests.md"
     write_project(project, page)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 import numpy as np
@@ -32,3 +33,20 @@ def test_names_in_a_model_do_not_steer_the_terminal(
     assert "these are not the inputs of m.onnx" in said
     assert "\x1b" not in said
     assert "x\\x1b[2J" in said
+
+
+def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"devicelab {importlib.metadata.version('pytest-devicelab')}\n"
+
+
+def test_a_matrix_that_is_not_there_names_no_option_of_another_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["matrix", str(tmp_path / "nope.yaml")]) == 4
+    said = capsys.readouterr().err
+    assert "nope.yaml cannot be read" in said
+    assert "--devices" not in said
+    assert "fix: check its name" in said

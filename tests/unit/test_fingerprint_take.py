@@ -21,7 +21,7 @@ from pytest_devicelab.evidence.record import (
     Status,
 )
 from pytest_devicelab.lab.session import LabSession
-from pytest_devicelab.matrix.soc import find_soc
+from pytest_devicelab.matrix.soc import Soc, find_soc
 from pytest_devicelab.matrix.specs import DeviceSpec, ModelSpec, Source
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.virtual.engine import Engine, EngineJob
@@ -66,6 +66,9 @@ class Bench:
         self.ops = ops
         self.runs = 0
         self._outputs: dict[str, dict[str, np.ndarray[Any, Any]]] = {}
+
+    def chip(self, spec: DeviceSpec) -> Soc | None:
+        return spec.soc
 
     def keep_model(self, name: str, content: bytes) -> Path:
         path = self.folder / name

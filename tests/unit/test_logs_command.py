@@ -119,3 +119,26 @@ def test_hostile_words_do_not_reach_the_terminal(tmp_path: Path, capsys: pytest.
     assert main(["logs", str(path)]) == 0
     out = capsys.readouterr().out
     assert out.replace("\n", "").isprintable()
+
+
+def test_follow_prints_events_as_they_come(
+    log: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[str] = []
+
+    def sleep(_: float) -> None:
+        seen.append(capsys.readouterr().out)
+        if len(seen) == 1:
+            with log.open("ab") as file:
+                file.write(HIT.replace(b"Gelu", b"Erf"))
+        else:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", sleep)
+    assert main(["logs", str(log), "--follow"]) == 0
+    first, second = seen[0].splitlines()
+    assert first.split()[:6] == ["11-20", "09:20:00.100", "line", "2", "cpu_fallback", "phrases"]
+    assert "Gelu" in second
+    assert "line 4" in seen[1]
+    assert "Erf" in seen[1]
+    assert "4 lines, 4 read" in capsys.readouterr().out  # and the table at the end

@@ -86,3 +86,38 @@ def test_a_chip_nobody_knows_is_not_taken_for_one_without_an_npu() -> None:
         OrtRuntime().backend(SPEC, None)
     assert OrtRuntime().backend(SPEC, find_soc("SM8650")[0]) == "htp"
     assert OrtRuntime().backend(SPEC, find_soc("Tensor G4")[0]) == "cpu"
+
+
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "digits_channelnorm" / "int8.onnx"
+CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
+
+
+def place(folder: Path, *rows: tuple[str, str, str]) -> dict[str, bool | None]:
+    """Have a device say where nodes went; return which of them were found to stand at an edge."""
+    listed = [{"node": node, "op": op, "unit": unit} for node, op, unit in rows]
+    (folder / "placement.json").write_text(json.dumps(listed))
+    left = OrtRuntime().read_leftovers(Prepared(file=FIXTURE, outputs=None, options={}), folder)
+    return {node.node: node.boundary for node in left.placement}
+
+
+def whole_model(cpu: set[str]) -> list[tuple[str, str, str]]:
+    nodes = onnx.load(FIXTURE).graph.node
+    return [(node.name, node.op_type, "cpu" if node.name in cpu else "htp") for node in nodes]
+
+
+def test_conversions_around_a_node_on_the_cpu_stand_at_an_edge(tmp_path: Path) -> None:
+    around = {"channel_norm.weight_DequantizeLinear", "channel_norm_QuantizeLinear"}
+    found = place(tmp_path, *whole_model({"channel_norm", *around}))
+    assert {node for node in around if found[node]} == around
+    assert found["channel_norm"] is None
+
+
+def test_conversions_inside_the_part_on_the_npu_do_not(tmp_path: Path) -> None:
+    found = place(tmp_path, *whole_model({"conv2_QuantizeLinear", "image_QuantizeLinear"}))
+    assert (found["conv2_QuantizeLinear"], found["image_QuantizeLinear"]) == (False, True)
+
+
+def test_an_assignment_of_a_few_nodes_is_none_of_the_model(tmp_path: Path) -> None:
+    rows = [row for row in whole_model(set()) if row[1] not in CONVERSIONS]
+    assert place(tmp_path, rows[0]) == {}
+    assert len(place(tmp_path, *rows)) == len(rows)

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from pytest_devicelab.errors import ModelError, UserError
 from pytest_devicelab.lab.lab import namespace_wanted
-from pytest_devicelab.lab.preflight import check_lab
+from pytest_devicelab.lab.preflight import check_inputs, check_lab
 from pytest_devicelab.matrix.soc import find_soc
 from pytest_devicelab.matrix.specs import DeviceSpec, LabSpec, MatrixSpec, ModelSpec, Source
 
@@ -132,13 +132,13 @@ def test_a_model_that_was_cut_short(model: ModelSpec, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("declared", "says"),
     [
-        ({"name": "other"}, "declares other: float32 [1, 4]; one sample of the file has x: float32 [1, 4]"),
-        ({"shape": (1, 5)}, "declares x: float32 [1, 5]; one sample of the file has x: float32 [1, 4]"),
+        ({"name": "other"}, "declares other: float32 [1, 4]; one sample here has x: float32 [1, 4]"),
+        ({"shape": (1, 5)}, "declares x: float32 [1, 5]; one sample here has x: float32 [1, 4]"),
         ({"shape": (1, 4, 1)}, "declares x: float32 [1, 4, 1]"),
         ({"shape": (2, 4)}, "declares x: float32 [2, 4]"),
         (
             {"dtype": TensorProto.INT64},
-            "declares x: int64 [1, 4]; one sample of the file has x: float32 [1, 4]",
+            "declares x: int64 [1, 4]; one sample here has x: float32 [1, 4]",
         ),
     ],
 )
@@ -200,3 +200,36 @@ def test_how_namespaces_are_asked_for() -> None:
     assert namespace_wanted({"DEVICELAB_NAMESPACE": "never"}) is False
     with pytest.raises(UserError, match="it takes auto, require, never"):
         namespace_wanted({"DEVICELAB_NAMESPACE": "yes"})
+
+
+def test_labels_of_other_inputs_are_refused(model: ModelSpec, tmp_path: Path) -> None:
+    np.save(tmp_path / "many.npy", np.zeros(7, np.int64))
+    (problem,) = problems(replace(model, labels=tmp_path / "many.npy"))
+    assert "more labels than samples" in problem.what
+    check_lab(matrix(replace(model, labels=tmp_path / "many.npy", samples=2)), (device(),))
+
+
+def test_more_samples_than_there_are_is_a_mistake(model: ModelSpec) -> None:
+    (problem,) = problems(replace(model, samples=4))
+    assert problem.why == "`samples: 4`, and the file holds 3"
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {},
+        {"x": [[0.0] * 4]},
+        {"x": np.float32(0)},
+        {"x": np.zeros((2, 5), np.float32)},
+        {"x": np.zeros((2, 2, 2), np.float32)},
+        {"x": np.zeros((2, 4), np.float64)},
+        {"x": np.zeros((2, 4), np.float32), "y": np.zeros((2, 4), np.float32)},
+    ],
+)
+def test_inputs_given_in_code_are_held_against_the_model(model: ModelSpec, inputs: Any) -> None:
+    with pytest.raises(ModelError):
+        check_inputs(model, inputs)
+
+
+def test_inputs_given_in_code_that_fit_pass(model: ModelSpec) -> None:
+    check_inputs(model, {"x": np.zeros((2, 4), np.float32)})

@@ -103,7 +103,7 @@ def test_nan_everywhere_has_no_distribution() -> None:
     assert (against.lone_nans, against.max_ulp, against.max_abs) == (10, None, math.inf)
     assert against.spread is not None
     assert against.spread.absolute.p50 == math.inf
-    assert str(against.tolerance) == "no tolerance would have passed"
+    assert str(against.tolerance) == "would not have passed with any tolerance"
 
 
 def test_infinities_are_left_out_of_distributions_and_not_out_of_distances() -> None:

@@ -97,6 +97,13 @@ def test_a_declaration_for_another_device_is_not_stale_here() -> None:
     assert judge_placement(run_record(placement=(CONV,)), model_spec(elsewhere)).outcome == "pass"
 
 
+def test_quantization_in_the_middle_on_the_cpu_is_a_fallback() -> None:
+    inside = tuple(replace(node, boundary=False) for node in EDGE)
+    verdict = judge_placement(run_record(placement=(*inside, CONV)), model_spec())
+    assert verdict.outcome == "fail"
+    assert "QuantizeLinear (x_q)" in verdict.reason
+
+
 def test_quantization_at_the_edge_on_the_cpu_is_benign_and_said_so() -> None:
     verdict = judge_placement(run_record(placement=(*EDGE, CONV)), model_spec())
     assert verdict.outcome == "pass"
@@ -221,9 +228,9 @@ def test_a_failed_run_is_inconclusive_with_its_error() -> None:
     assert judge_placement(cpu, model_spec()).outcome == "inconclusive"
 
 
-def test_a_cpu_that_was_asked_for_passes_and_says_so() -> None:
+def test_a_device_without_an_npu_passes_and_says_so() -> None:
     verdict = judge_placement(run_record(backend="cpu"), model_spec(DECLARED))
-    assert (verdict.outcome, "as the matrix asks" in verdict.reason) == ("pass", True)
+    assert (verdict.outcome, "no NPU that this runtime could use" in verdict.reason) == ("pass", True)
 
 
 def test_a_long_list_is_cut_and_counted() -> None:

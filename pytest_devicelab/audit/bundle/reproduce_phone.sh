@@ -3,8 +3,17 @@
 #
 # DEVICE is a folder of outputs/ whose context binary is in contexts/. The phone's chip must be that device's.
 # It needs adb, and qnn-net-run with its libraries on the phone, in $QNN_DIR (default: /data/local/tmp/qnn).
-# Exit status: 0 the recorded bits; 1 other bits, or a step that failed.
+# Exit status: 0 the recorded bits; 1 other bits, or a step that failed; 2 called wrongly.
 set -eu
+if [ $# -lt 1 ] || [ $# -gt 2 ] || [ "$1" = -h ] || [ "$1" = --help ]; then
+  echo "usage: sh reproduce_phone.sh DEVICE [SERIAL]" >&2
+  echo "  DEVICE: one of those with a context binary:" >&2
+  for file in "$(dirname "$0")"/contexts/*.bin; do
+    test ! -f "$file" || echo "    $(basename "$file" .bin)" >&2
+  done
+  echo "  SERIAL: which phone, as \`adb devices\` has it; needed when several are attached" >&2
+  exit 2
+fi
 cd "$(dirname "$0")"
 device=$1
 adb=${ADB:-adb}

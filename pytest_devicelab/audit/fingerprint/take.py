@@ -53,12 +53,13 @@ def take_fingerprint(
         # Floats apart: where a chip refuses a float32 model, finding which one takes a few runs of a small group.
         kind = probe.dtype if probe.dtype.startswith("float") else "codes"
         groups.setdefault((probe.options, kind), []).append(probe)
-    if find_runtime(runtime).backend(spec, spec.soc) == "cpu":
+    soc = session.chip(spec)
+    if find_runtime(runtime).backend(spec, soc) == "cpu":
         answers = {
             probe.name: _without(probe, "not_on_npu", "this device has no NPU the runtime uses")
             for probe in probes
         }
-        return _fingerprint(hoped_identity(spec), runtime, date, {}, probes, answers)
+        return _fingerprint(hoped_identity(replace(spec, soc=soc)), runtime, date, {}, probes, answers)
     taken = [_ask(session, spec, group, runtime) for group in groups.values()]
     answers = {name: answer for part in taken for name, answer in part.answers.items()}
     records = [record for part in taken for record in part.records]
