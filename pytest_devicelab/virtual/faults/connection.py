@@ -33,7 +33,7 @@ class Stall:
     """After `at_byte` more bytes one connection goes silent and stays open, as with a hung USB endpoint.
 
     On a phone: the command blocks for ever, and so does every other one, while `adb devices` goes on to say
-    `device`; after `adb reconnect` it works again. Once.
+    `device`; after `adb reconnect` (over TCP also `adb connect`) it works again. Once.
     """
 
     def __init__(self, values: Mapping[str, str]) -> None:
