@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import socket
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -34,7 +35,8 @@ _LAST_WORDS_S = 0.1
 _BANNER = ("ro.product.name", "ro.product.model", "ro.product.device")
 _ROOT_PROPERTY = "service.adb.root"
 _POWER_POLL_S = 0.25
-_RUNNERS = ("qnn-net-run", "ort-run")
+# A runner that is started, not a file that is named after one.
+_RUN = re.compile(r"(?:^|[:;&|]|\bexec)\s*(?:\S*/)?(?:qnn-net-run|ort-run)(?:\s|$)")
 
 _log = logging.getLogger(__name__)
 
@@ -281,7 +283,7 @@ def _phase(name: str) -> Phase | None:
     """Return what a host begins with a service of that name, as far as it tells: `run` or `log`."""
     if not name.startswith(("shell", "exec")):
         return None
-    if any(runner in name for runner in _RUNNERS):
+    if _RUN.search(name):
         return "run"
     return "log" if "logcat" in name else None
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pytest_devicelab.virtual.faults.fault import Subject
 
 _SLOTS = "data/local/tmp/devicelab/slots"
+# Enough to be another model: one bit of one weight may well change no output at all.
+_STALE_BYTES = 512
 
 Write = Callable[[memoryview], int]
 
@@ -112,19 +114,19 @@ class StaleSlot:
         del values
 
     def begin(self, device: Subject) -> None:
-        """Change one bit in the middle of each file."""
+        """Change some bytes in the middle of each file."""
         for path in (device.root / _SLOTS).glob("*/*"):
             if path.is_file() and not path.is_symlink():
-                _flip(path)
+                _age(path)
 
     def end(self, device: Subject) -> None:
         """Nothing: the files stay as they are."""
 
 
-def _flip(path: Path) -> None:
+def _age(path: Path) -> None:
     before = path.stat()
-    data = bytearray(path.read_bytes())
-    if data:
-        data[len(data) // 2] ^= 0x01
-        path.write_bytes(data)
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    data = path.read_bytes()
+    start = max(0, len(data) // 2 - _STALE_BYTES // 2)
+    changed = bytes(byte ^ 0x55 for byte in data[start : start + _STALE_BYTES])
+    path.write_bytes(data[:start] + changed + data[start + _STALE_BYTES :])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
