@@ -60,7 +60,8 @@ class Valve:
         self._receiving: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
         link.valves.add(self)
-        self.adjust()
+        if link.frozen:
+            self.adjust()
 
     def close(self) -> None:
         """Forget the connection, which is gone."""
