@@ -1,4 +1,4 @@
-"""`devicelab virtual up`: leave the virtual devices of a matrix up for any adb client."""
+"""`devicelab virtual`: leave virtual devices up for any adb client, and make trouble on those that are up."""
 
 from __future__ import annotations
 
@@ -33,6 +33,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="adb server to connect them to (if need be started, and then ended with them)",
     )
     up.set_defaults(run=run_up)
+    fault = actions.add_parser("fault", help="let a virtual device that is up have a fault, or end it")
+    fault.add_argument("device", metavar="DEVICE", help="its id in the matrix")
+    fault.add_argument(
+        "fault",
+        metavar="FAULT",
+        help="see docs/reference/faults.md; or `list`, or `clear` and maybe the name of one",
+    )
+    fault.add_argument(
+        "words", nargs="*", metavar="KEY=VALUE", help="what the fault is told, such as during=push"
+    )
+    fault.add_argument("--lab", type=Path, help="folder of the lab, where more than one has such a device")
+    fault.set_defaults(run=run_fault)
 
 
 def run_up(options: argparse.Namespace) -> int:
@@ -97,6 +109,47 @@ def _running(server: Sequence[str]) -> Iterator[None]:
     finally:
         if ours:
             subprocess.run([*server, "kill-server"], check=False, capture_output=True, timeout=10)
+
+
+def run_fault(options: argparse.Namespace) -> int:
+    """Tell a device that is up; print its answer."""
+    from pytest_devicelab.matrix.faults import parse_fault, write_fault
+    from pytest_devicelab.virtual.control import control
+
+    words = (options.fault, *options.words)
+    if options.fault not in ("list", "clear"):
+        words = write_fault(parse_fault(options.fault, options.words))
+    answer = control(_find_device(options.device, options.lab), shlex.join(("fault", *words)))
+    print(answer or f"{options.device}: {options.fault} is done")
+    return 0
+
+
+def _find_device(device_id: str, lab: Path | None) -> Path:
+    """Return the root of a virtual device that is up: of one in `lab`, or of the only one in any lab of this user.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    from pytest_devicelab.virtual.farm import device_root
+
+    folders = [lab] if lab is not None else sorted(Path(tempfile.gettempdir()).glob("dl-*"))
+    # A session keeps its devices one folder deeper, beside its adb server's.
+    states = [state for folder in folders for state in (folder, folder / "v")]
+    roots = [device_root(state, device_id) for state in states]
+    found = [root for root in roots if os.access(root, os.X_OK) and (root / "dev/socket/control").exists()]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(
+            f"{len(found)} labs have a device {device_id}",
+            why=", ".join(str(root.parent) for root in found),
+            fix="choose one with --lab FOLDER",
+        )
+    raise UserError(
+        f"no virtual device {device_id} is up",
+        why=f"none of {len(folders)} lab folders in {tempfile.gettempdir()} has it",
+        fix="start it with `devicelab virtual up`, or name its lab with --lab FOLDER",
+    )
 
 
 def _wait_for_signal() -> None:

@@ -10,6 +10,7 @@ import yaml
 
 from pytest_devicelab.errors import UserError
 from pytest_devicelab.matrix.cursor import Cursor
+from pytest_devicelab.matrix.faults import decode_fault
 from pytest_devicelab.matrix.soc import SIMULATED_HEXAGONS, Soc, find_soc, soc_from_properties
 from pytest_devicelab.matrix.specs import DeviceKind, DeviceSpec, RuntimeName
 from pytest_devicelab.matrix.suggest import did_you_mean, show
@@ -29,7 +30,14 @@ _SELECTOR_WORDS = MappingProxyType(
     {"soc": "ro.soc.model", "model": "ro.product.model", "sdk": "ro.build.version.sdk"}
 )
 _ONLY_FOR: MappingProxyType[str, DeviceKind] = MappingProxyType(
-    {"engine": "virtual", "properties": "virtual", "sdk": "virtual", "serial": "adb", "selector": "adb"}
+    {
+        "engine": "virtual",
+        "faults": "virtual",
+        "properties": "virtual",
+        "sdk": "virtual",
+        "serial": "adb",
+        "selector": "adb",
+    }
 )
 _KEYS = ("soc", "name", "runtime", *_ONLY_FOR)
 
@@ -50,6 +58,7 @@ def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
     name, serial = fields["name"].text(), fields["serial"].text(_SERIAL, "is not an adb serial")
     runtime, sdk = fields["runtime"].word(RUNTIMES), fields["sdk"].integer(21, 99)
     properties = _properties(fields["properties"])
+    faults = tuple(fault for item in fields["faults"].items() if (fault := decode_fault(item)) is not None)
     if kind is None:
         return None
     _check_kind(cursor, kind, fields)
@@ -69,6 +78,7 @@ def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
         engine=engine or "htp",
         runtime=runtime,
         sdk=sdk or 34,
+        faults=faults,
     )
 
 

@@ -14,6 +14,7 @@ DeviceKind = Literal["virtual", "adb", "aihub"]
 RuntimeName = Literal["qnn", "ort"]
 Agreement = Literal["three_run", "bitwise"]
 LogLevel = Literal["off", "error", "warn", "info", "verbose"]
+Phase = Literal["connect", "push", "run", "pull", "log"]
 
 
 def _no_items() -> Mapping[str, str]:
@@ -54,6 +55,26 @@ class LabSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FaultSpec:
+    """Trouble a virtual device is to have.
+
+    Attributes:
+        fault: its name, a key of `matrix.faults.FAULTS`.
+        during: what must begin first, counted from when the fault was asked for; None for nothing.
+        after_s: how long it then waits, in seconds.
+        lasts_s: after how many seconds it ends by itself; None for when it is told to.
+        values: everything else the fault can be told, as written or by default.
+    """
+
+    fault: str
+    source: Source
+    during: Phase | None = None
+    after_s: float = 0.0
+    lasts_s: float | None = None
+    values: Mapping[str, str] = field(default_factory=_no_items, hash=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSpec:
     """One device of the matrix.
 
@@ -66,6 +87,7 @@ class DeviceSpec:
         engine: numerics engine of a virtual device: `htp`, `cpu`, or `package.module:callable`.
         runtime: the runtime every model uses on this device, overriding the model's own.
         sdk: Android API level.
+        faults: trouble a virtual device starts with.
     """
 
     id: str
@@ -79,6 +101,7 @@ class DeviceSpec:
     engine: str = "htp"
     runtime: RuntimeName | None = None
     sdk: int = 34
+    faults: tuple[FaultSpec, ...] = ()
 
     @property
     def simulated(self) -> bool:

@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from pytest_devicelab.virtual.faults.link import Link, Valve
 from pytest_devicelab.virtual.wire import (
     MAX_PAYLOAD_BYTES,
     VERSION,
@@ -38,6 +40,10 @@ FEATURES = (
 
 Service = Callable[["Stream"], Awaitable[None]]
 
+# What an AUTH packet holds. Source: AOSP packages/modules/adb, protocol.txt.
+_AUTH_TOKEN, _AUTH_SIGNATURE = 1, 2
+_TOKEN_BYTES = 20
+
 _log = logging.getLogger(__name__)
 
 
@@ -47,6 +53,10 @@ class StreamClosed(EOFError):
 
 class Host(Protocol):
     """The device behind a connection: what it calls itself and what it serves."""
+
+    @property
+    def link(self) -> Link:
+        """The cable, and what is wrong with it."""
 
     def banner(self) -> str:
         """Return the properties the host lists, `ro.product.model=...;...`, without features."""
@@ -151,6 +161,7 @@ class Connection(asyncio.BufferedProtocol):
         self._host = host
         self._reader = PacketReader()
         self._transport: asyncio.Transport | None = None
+        self._valve: Valve | None = None
         self._checksum = True
         self._online = False
         self._streams: dict[int, Stream] = {}
@@ -162,14 +173,19 @@ class Connection(asyncio.BufferedProtocol):
         """Called by asyncio. The host speaks first, so there is nothing to send yet."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._valve = Valve(self._host.link, transport)
         self._host.connected(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Called by asyncio: where to receive into."""
-        return self._reader.buffer()
+        assert self._valve is not None
+        return self._valve.admit(self._reader.buffer())
 
     def buffer_updated(self, nbytes: int) -> None:
         """Called by asyncio: that many bytes were received."""
+        assert self._valve is not None
+        if not self._valve.received(nbytes):
+            return
         try:
             packet = self._reader.received(nbytes)
             if packet is not None:
@@ -181,6 +197,8 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio: the socket is gone, and with it every stream."""
         self._online = False
+        if self._valve is not None:
+            self._valve.close()
         for stream in self._streams.values():
             stream.ended()
         self._streams.clear()
@@ -220,24 +238,34 @@ class Connection(asyncio.BufferedProtocol):
 
     def send(self, command: Command, arg0: int, arg1: int, payload: bytes | memoryview = b"") -> None:
         """Put one packet on the wire; does nothing once the connection is gone."""
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None or self._valve is None or self._transport.is_closing():
             return
         header = encode_header(command, arg0, arg1, payload, checksum=self._checksum)
         if len(payload) < 4096:
-            self._transport.write(header + payload)
+            self._valve.send(header + payload)
         else:
-            self._transport.write(header)
-            self._transport.write(payload)
+            self._valve.send(header)
+            self._valve.send(payload)
 
     def _handle(self, packet: Packet) -> None:
-        if packet.command is Command.CNXN:
+        if packet.command is Command.CNXN and not self._host.link.authorized:
+            self._ask_for_key()
+        elif packet.command is Command.CNXN:
             self._handshake(packet)
+        elif packet.command is Command.AUTH and not self._online:
+            # A signature no key of ours made: ask again, and the host offers its public key, which waits
+            # for somebody to tap "Allow".
+            if packet.arg0 == _AUTH_SIGNATURE:
+                self._ask_for_key()
         elif not self._online:
             raise WireError(f"{packet.command.name} before the handshake")
         elif packet.command is Command.OPEN:
             self._accept(packet)
         elif stream := self._streams.get(packet.arg1):
             self._hand_to(stream, packet)
+
+    def _ask_for_key(self) -> None:
+        self.send(Command.AUTH, _AUTH_TOKEN, 0, secrets.token_bytes(_TOKEN_BYTES))
 
     def _handshake(self, packet: Packet) -> None:
         for stream in self._streams.values():

@@ -1,7 +1,7 @@
-"""Trouble on demand: a socket on which a virtual device is told to drop its connections or go offline.
+"""Trouble on demand: a socket on which a virtual device is told to drop its connections, or to have a fault.
 
 The socket is `dev/socket/control` below the device's root. A client sends one command on a line and gets
-one line back: `ok`, or what was wrong.
+one line back: `ok` and maybe an answer, or what was wrong.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pytest_devicelab.errors import InfrastructureError
+from pytest_devicelab.errors import DevicelabError, InfrastructureError
 
 _MAX_ADDRESS_BYTES = 108  # with the closing NUL
 
@@ -32,12 +33,14 @@ def _address(root: Path) -> Iterator[str]:
         os.close(folder)
 
 
-def control(root: Path, command: str, *, timeout_s: float = 10.0) -> None:
-    """Tell a virtual device to do something, and wait until it is done.
+def control(root: Path, command: str, *, timeout_s: float = 10.0) -> str:
+    """Tell a virtual device to do something, and wait until it is done; returns its answer, empty for most.
 
     Args:
         root: the device's root folder.
-        command: `drop` cuts every connection; `offline` also stops listening; `online` listens again.
+        command: `drop` cuts every connection; `offline` also stops listening; `online` listens again;
+            `fault NAME key=value ...` lets a fault begin, `fault clear [NAME]` ends it, `fault list`
+            names all. Words are quoted as in a shell.
         timeout_s: the longest to wait for the answer, in seconds.
 
     Raises:
@@ -56,8 +59,10 @@ def control(root: Path, command: str, *, timeout_s: float = 10.0) -> None:
             why=str(error),
             fix="start the virtual lab that serves it, and call this on the same machine",
         ) from error
-    if reply != "ok":
+    word, _, answer = reply.partition(" ")
+    if word != "ok":
         raise InfrastructureError(f"virtual device at {root} refused {command!r}", why=reply)
+    return answer
 
 
 class ControlSocket:
@@ -65,12 +70,19 @@ class ControlSocket:
 
     Args:
         root: the device's root folder.
-        commands: what to do for each command.
+        commands: what to do for each command of one word.
+        fault: what to do for `fault`, with the words after it; returns what to say.
     """
 
-    def __init__(self, root: Path, commands: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        commands: Mapping[str, Callable[[], Awaitable[None]]],
+        fault: Callable[[Sequence[str]], str],
+    ) -> None:
         self._root = root
         self._commands = commands
+        self._fault = fault
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -93,10 +105,18 @@ class ControlSocket:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, ValueError):  # ValueError: a line longer than any command
             command = (await reader.readline()).decode(errors="replace").strip()
-            if action := self._commands.get(command):
-                await action()
-                writer.write(b"ok\n")
-            else:
-                writer.write(f"no such command; there are: {', '.join(self._commands)}\n".encode())
+            writer.write(f"{await self._carry_out(command)}\n".encode())
             await writer.drain()
         writer.close()
+
+    async def _carry_out(self, command: str) -> str:
+        if action := self._commands.get(command):
+            await action()
+            return "ok"
+        word, *words = shlex.split(command) or [""]
+        if word != "fault":
+            return f"no such command; there are: {', '.join((*self._commands, 'fault'))}"
+        try:
+            return f"ok {self._fault(words)}".strip()
+        except DevicelabError as error:
+            return " ".join(str(error).split())

@@ -5,20 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
 from pytest_devicelab.errors import InfrastructureError
+from pytest_devicelab.matrix.faults import parse_fault
+from pytest_devicelab.matrix.specs import FaultSpec, Phase
 from pytest_devicelab.virtual import image, properties
 from pytest_devicelab.virtual.adbd import Connection, Service, Stream
 from pytest_devicelab.virtual.control import ControlSocket
+from pytest_devicelab.virtual.faults.board import FaultBoard
+from pytest_devicelab.virtual.faults.condition import CLOCK_FILE
+from pytest_devicelab.virtual.faults.link import Link
+from pytest_devicelab.virtual.faults.storage import Storage
 from pytest_devicelab.virtual.logd import LogDaemon
 from pytest_devicelab.virtual.namespace import View, open_view
 from pytest_devicelab.virtual.ports import LOOPBACK, ReverseTable, forward_service
 from pytest_devicelab.virtual.processes import end_all
 from pytest_devicelab.virtual.shell import Console
 from pytest_devicelab.virtual.sync import SyncService
+from pytest_devicelab.virtual.tools import trouble
 
 # Every adb server takes what listens on an odd port in here for an emulator, and lists it a second time.
 _EMULATOR_PORTS = range(5555, 5586, 2)
@@ -27,6 +35,8 @@ _LAST_WORDS_S = 0.1
 _BANNER = ("ro.product.name", "ro.product.model", "ro.product.device")
 _ROOT_PROPERTY = "service.adb.root"
 _POWER_POLL_S = 0.25
+# A runner that is started, not a file that is named after one.
+_RUN = re.compile(r"(?:^|[:;&|]|\bexec)\s*(?:\S*/)?(?:qnn-net-run|ort-run)(?:\s|$)")
 
 _log = logging.getLogger(__name__)
 
@@ -39,18 +49,30 @@ class VirtualDevice:
         root: its root folder, built by `image.build_image`.
         namespace: as for `namespace.open_view`.
         port: the TCP port to listen on, or 0 for a free one; kept as long as the device lives.
+        faults: what is wrong with it from the start.
     """
 
-    def __init__(self, device_id: str, root: Path, *, namespace: bool | None = None, port: int = 0) -> None:
+    def __init__(
+        self,
+        device_id: str,
+        root: Path,
+        *,
+        namespace: bool | None = None,
+        port: int = 0,
+        faults: Sequence[FaultSpec] = (),
+    ) -> None:
         self.id = device_id
         self.root = root.resolve()
         self.port = port
         self._namespace = namespace
-        self._logd = LogDaemon(self.root)
-        self._sync = SyncService(self.root)
-        self._control = ControlSocket(
-            self.root, {"drop": self.drop, "offline": self.offline, "online": self.online}
-        )
+        self.link = Link()
+        self.storage = Storage()
+        self.log = LogDaemon(self.root)
+        self._first_faults = faults
+        self._faults = FaultBoard(device_id, self)
+        self._sync = SyncService(self.root, self.storage, self._faults.saw)
+        commands = {"drop": self.drop, "offline": self.offline, "online": self.online}
+        self._control = ControlSocket(self.root, commands, self._fault)
         self._connections: dict[Connection, ReverseTable] = {}
         self._view: View | None = None
         self._console: Console | None = None
@@ -67,19 +89,24 @@ class VirtualDevice:
         self._view = await open_view(self.root, namespace=self._namespace)
         environment = image.environment(self.root) | {"VROOT": self._view.visible_root}
         self._console = Console(root=self.root, environment=environment, view=self._view)
-        await self._logd.start()
+        await self.log.start()
         await self._control.start()
+        for stale in (trouble.FILE, CLOCK_FILE):
+            (self.root / stale).unlink(missing_ok=True)
         await self.online()
-        self._later(self._watch_power())
+        self.later(self._watch_power())
+        for fault in self._first_faults:
+            self._faults.arm(fault)
 
     async def close(self) -> None:
         """Go offline. Processes that left their shell run on until `processes.end_all`. Safe to call twice."""
+        self._faults.clear()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._control.close()
         await self.offline()
-        await self._logd.close()
+        await self.log.close()
         if self._view is not None:
             await self._view.close()
             self._view = None
@@ -111,6 +138,7 @@ class VirtualDevice:
 
     def connected(self, connection: Connection) -> None:
         """Take note of a host."""
+        self._faults.saw("connect")
         self._connections[connection] = ReverseTable(connection)
 
     def disconnected(self, connection: Connection) -> None:
@@ -119,6 +147,8 @@ class VirtualDevice:
 
     def service(self, connection: Connection, name: str) -> Service | None:
         """Return what serves a stream of that name, None for what this device does not have."""
+        if (phase := _phase(name)) is not None:
+            self._faults.saw(phase)
         kind = name.partition(":")[0]
         if kind == "sync":
             return self._sync
@@ -178,44 +208,84 @@ class VirtualDevice:
             image.become(self.root, "root" if as_root else "shell")
             await stream.write(b"restarting adbd as root\n" if as_root else b"restarting adbd as non root\n")
             stream.close()
-            self._later(self._restart(reboot=False))
+            self.later(self._restart())
 
         return serve
 
     async def _reboot_service(self, stream: Stream) -> None:
         stream.close()
-        self._later(self._restart(reboot=True))
+        self.later(self.reboot())
 
-    def _later(self, work: Coroutine[None, None, None]) -> None:
+    def later(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Do something in the background; it is cancelled when the device closes."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            _log.error("device=%s a restart failed", self.id, exc_info=error)
+            _log.error("device=%s work in the background failed", self.id, exc_info=error)
 
     async def _watch_power(self) -> None:
         """Reboot when a process on the device asks init for it, as the `reboot` program does."""
         while True:
             await asyncio.sleep(_POWER_POLL_S)
             if properties.get(self.root, "sys.powerctl").startswith("reboot"):
-                await self._restart(reboot=True)
+                await self.reboot()
 
-    async def _restart(self, *, reboot: bool) -> None:
+    async def reboot(self, *, down_s: float = 0.0) -> None:
+        """Restart: end all that runs, reset what a boot resets, and be away for `down_s` seconds."""
         self._pause()
         try:
-            if not reboot:
-                await asyncio.sleep(_LAST_WORDS_S)
-            for connection in list(self._connections):
-                connection.close()
+            self._hang_up()
             await self.drop()
-            if reboot:
-                end_all([self.root])
-                image.boot(self.root)
+            end_all([self.root])
+            image.boot(self.root)
+            if down_s:
+                await self.offline()
+                await asyncio.sleep(down_s)
+        finally:
+            await self.online()
+
+    async def _restart(self) -> None:
+        """Restart the adb daemon alone."""
+        self._pause()
+        try:
+            await asyncio.sleep(_LAST_WORDS_S)
+            self._hang_up()
+            await self.drop()
         finally:
             await self._accept()
+
+    def _hang_up(self) -> None:
+        for connection in list(self._connections):
+            connection.close()
+
+    def _fault(self, words: Sequence[str]) -> str:
+        """Carry out `list`, `clear [NAME]`, or `NAME key=value ...`; returns what to say."""
+        match words:
+            case ["list"]:
+                return self._faults.describe()
+            case ["clear"]:
+                self._faults.clear()
+            case ["clear", name]:
+                self._faults.clear(parse_fault(name, ()).fault)
+            case [name, *values]:
+                self._faults.arm(parse_fault(name, values))
+            case _:
+                raise InfrastructureError("no fault was named")
+        return ""
+
+
+def _phase(name: str) -> Phase | None:
+    """Return what a host begins with a service of that name, as far as it tells: `run` or `log`."""
+    if not name.startswith(("shell", "exec")):
+        return None
+    if _RUN.search(name):
+        return "run"
+    return "log" if "logcat" in name else None
 
 
 def _plain(value: str) -> str:

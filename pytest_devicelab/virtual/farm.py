@@ -55,7 +55,7 @@ class Farm:
             root = device_root(self._state, spec.id)
             image.build_image(spec, root)
             port = self._wanted_ports.get(spec.id, 0)
-            device = VirtualDevice(spec.id, root, namespace=self._namespace, port=port)
+            device = VirtualDevice(spec.id, root, namespace=self._namespace, port=port, faults=spec.faults)
             self.devices = (*self.devices, device)
         started = await asyncio.gather(*(device.start() for device in self.devices), return_exceptions=True)
         for outcome in started:

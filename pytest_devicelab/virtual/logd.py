@@ -111,12 +111,16 @@ class LogDaemon:
 
     Args:
         root: the device's root folder; the socket is `dev/socket/logd` below it.
+
+    Attributes:
+        clock_offset_ns: how far the device's clock is ahead of the host's, in nanoseconds.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._buffers = {name: RingBuffer() for name in BUFFERS}
         self._sequence = 0
+        self.clock_offset_ns = 0
         self._readers: set[asyncio.Event] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._server: asyncio.Server | None = None
@@ -203,7 +207,8 @@ class LogDaemon:
     async def _store(self, reader: asyncio.StreamReader) -> int:
         stored = 0
         while line := await reader.readline():
-            self.append(decode_record(json.loads(line)))
+            record = decode_record(json.loads(line))
+            self.append(record._replace(time_ns=max(0, record.time_ns + self.clock_offset_ns)))
             stored += 1
         return stored
 

@@ -196,6 +196,15 @@ def end_all(roots: Iterable[Path]) -> None:
         time.sleep(0.005)
 
 
+def signal_all(roots: Iterable[Path], number: signal.Signals) -> None:
+    """Send a signal to every process that runs on one of these devices."""
+    marks = {f"{_MARK}={root}".encode() for root in roots}
+    for process in _processes():
+        if not marks.isdisjoint(_environment(process)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process.name), number)
+
+
 def _processes() -> list[Path]:
     return [entry for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
 

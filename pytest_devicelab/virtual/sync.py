@@ -17,7 +17,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
+from pytest_devicelab.matrix.specs import Phase
 from pytest_devicelab.virtual.adbd import Stream
+from pytest_devicelab.virtual.faults.storage import Storage
 from pytest_devicelab.virtual.paths import resolve, resolve_writable
 
 _MAX_PATH_BYTES = 1024
@@ -38,10 +40,18 @@ class SyncError(Exception):
 
 
 class SyncService:
-    """Serves one `sync:` stream of a device."""
+    """Serves one `sync:` stream of a device.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: the device's root folder.
+        storage: where pushed bytes go, and what happens to them there.
+        saw: told when a push or a pull begins.
+    """
+
+    def __init__(self, root: Path, storage: Storage, saw: Callable[[Phase], None]) -> None:
         self._root = root
+        self._storage = storage
+        self._saw = saw
         self._requests: dict[bytes, Callable[[Stream, str], Awaitable[None]]] = {
             b"STAT": self._stat_v1,
             b"STA2": self._stat_v2,
@@ -143,6 +153,7 @@ class SyncService:
         await self._store(stream, path, mode)
 
     async def _store(self, stream: Stream, path: str, mode: int) -> None:
+        self._saw("push")
         try:
             if stat.S_ISLNK(mode):
                 await self._store_link(stream, path)
@@ -161,7 +172,7 @@ class SyncService:
             raise
         with io.FileIO(descriptor, "w") as file:
             try:
-                mtime_s = await _receive_file(stream, file.write)
+                mtime_s = await _receive_file(stream, self._storage.writer(file.write))
             except BaseException:
                 where.unlink(missing_ok=True)
                 raise
@@ -209,6 +220,7 @@ class SyncService:
             await self._receive(stream, path)
 
     async def _receive(self, stream: Stream, path: str) -> None:
+        self._saw("pull")
         try:
             # O_NONBLOCK: opening a named pipe must not stop the whole lab.
             descriptor = os.open(resolve(self._root, path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)

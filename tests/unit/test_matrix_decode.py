@@ -268,7 +268,7 @@ def test_the_demo_matrix_is_good() -> None:
 
 DEVICE = "{id: s24, kind: virtual, soc: SM8650, sdk: 33, properties: {ro.x: 1}}"
 PHONE = '{id: phone, kind: adb, serial: "1234567890", runtime: ort}'
-KEYS = "id, kind, soc, name, runtime, engine, properties, sdk, serial, selector"
+KEYS = "id, kind, soc, name, runtime, engine, faults, properties, sdk, serial, selector"
 NUMBER_ID = "is not an id: up to 64 of a-z 0-9 _ . (no '-', which pytest puts between ids)"
 
 MISTAKES = {

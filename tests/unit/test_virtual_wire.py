@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_devicelab.virtual.adbd import FEATURES, Connection, Service, Stream, StreamClosed
+from pytest_devicelab.virtual.faults.link import Link
 from pytest_devicelab.virtual.wire import (
     MAX_PAYLOAD_BYTES,
     VERSION,
@@ -116,6 +117,7 @@ class _Host:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self.link = Link()
         self.lost = 0
 
     def banner(self) -> str:

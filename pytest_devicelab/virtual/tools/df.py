@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from pytest_devicelab.virtual.tools import trouble
 from pytest_devicelab.virtual.tools.device_path import device_root, host_path
 
 # Mount point -> the name Android shows for what is mounted there.
@@ -38,6 +39,9 @@ def row(root: str, mounted_on: str, path: str, *, human: bool) -> str:
     total = figures.f_blocks * figures.f_frsize // 1024
     available = figures.f_bavail * figures.f_frsize // 1024
     used = total - figures.f_bfree * figures.f_frsize // 1024
+    if mounted_on == "/data" and (full := trouble.read(root).get("disk_full")):
+        available = min(available, full["free_bytes"] // 1024)
+        used = total - available
     share = -(-100 * used // max(used + available, 1))
     name = FILE_SYSTEMS.get(mounted_on, "rootfs")
     cells = [describe_kib(size) if human else str(size) for size in (total, used, available)]

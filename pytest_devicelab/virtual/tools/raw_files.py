@@ -6,6 +6,7 @@ suffix: as public users of `--use_native_output_files` find it.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -20,7 +21,8 @@ import numpy.typing as npt
 from pytest_devicelab.evidence.record import Quantization
 from pytest_devicelab.virtual.context_binary import TensorInfo
 from pytest_devicelab.virtual.engine import Tensors
-from pytest_devicelab.virtual.tools.device_path import host_path
+from pytest_devicelab.virtual.tools import trouble
+from pytest_devicelab.virtual.tools.device_path import device_root, host_path
 
 _ASSIGN = ":="
 
@@ -161,6 +163,7 @@ def results_folder(out: Path, ours: Sequence[str]) -> Iterator[Path]:
     try:
         new.mkdir(parents=True)
         yield new
+        _spoil(new)
         target.mkdir(exist_ok=True)
         for stale in [entry for pattern in ours for entry in target.glob(pattern)]:
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
@@ -170,6 +173,19 @@ def results_folder(out: Path, ours: Sequence[str]) -> Iterator[Path]:
         raise RunnerError(f"Failed to write results to {out}: {error}") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _spoil(folder: Path) -> None:
+    """Do to results what the device's faults do; raises OSError when its disk is full."""
+    faults = trouble.read(device_root())
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if full := faults.get("disk_full"):
+        needed = sum(path.stat().st_size for path in files)
+        if needed > full["free_bytes"]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    if short := faults.get("short_output"):
+        last = max(folder.glob("Result_*/*.raw"), key=lambda path: path.stat().st_mtime_ns)
+        os.truncate(last, max(0, last.stat().st_size - short["missing_bytes"]))
 
 
 def write_result(folder: Path, number: int, tensors: Tensors, files: Mapping[str, str]) -> None:

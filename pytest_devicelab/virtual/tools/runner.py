@@ -6,10 +6,12 @@ import os
 import re
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from pytest_devicelab.errors import InfrastructureError, UserError
 from pytest_devicelab.virtual import logd, properties
@@ -23,6 +25,7 @@ from pytest_devicelab.virtual.engine import (
 from pytest_devicelab.virtual.engines.resolve import resolve_engine
 from pytest_devicelab.virtual.image import DeviceFacts, read_device
 from pytest_devicelab.virtual.runtime_log import LEVELS, priority_shown
+from pytest_devicelab.virtual.tools import trouble
 from pytest_devicelab.virtual.tools.raw_files import RunnerError
 
 # Source: AOSP packages/modules/NeuralNetworks, common/Utils.cpp, initVLogMask.
@@ -92,6 +95,7 @@ def run_job(
     Raises:
         RunnerError: the engine refused the job, or what it needs is missing.
     """
+    began_s = time.monotonic()
     try:
         result = engine(job)
     except EngineRefused as error:
@@ -103,7 +107,32 @@ def run_job(
     except UserError as error:
         raise RunnerError(str(error)) from error
     _pass_on(station, result.log, logcat, show)
+    if slow := trouble.read(str(station.root)).get("throttle"):
+        time.sleep((slow["slowdown"] - 1) * (time.monotonic() - began_s))
+    if trouble.take_crash(str(station.root)):
+        _crash(station, show)
     return result
+
+
+def _crash(station: Station, show: Callable[[LogLine], None] | None) -> NoReturn:
+    """Say what a phone says when its NPU's processor went down, and fail.
+
+    Source: the lines and codes that phones' users report; see the kernel and QNN dialects of `logs`.
+    """
+    kernel = (
+        "qcom_q6v5_pas 32300000.remoteproc: fatal error received: QDSP6:Exception:Simulated by a fault",
+        "remoteproc remoteproc1: crash detected in cdsp: type fatal error",
+        "remoteproc remoteproc1: handling crash #1 in cdsp",
+        "remoteproc remoteproc1: recovering cdsp",
+    )
+    spoken = [LogLine(tag="remoteproc", priority="E", message=line) for line in kernel]
+    logd.write(station.root, spoken, pid=0, tid=0, uid=0, buffer="kernel")
+    lines = [
+        LogLine(tag="QnnDsp", priority="E", message=" <E> SSR Detected, session must be re-created"),
+        LogLine(tag="QnnDsp", priority="E", message=" <E> Failed to execute graph with err 6031"),
+    ]
+    _pass_on(station, lines, "error", show)
+    raise RunnerError("Graph execution failed: SSR detected (error code 6031)")
 
 
 def _pass_on(
