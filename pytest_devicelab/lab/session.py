@@ -18,7 +18,7 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from pytest_devicelab.devices.slots import sha256_file
-from pytest_devicelab.errors import DevicelabError, InfrastructureError, ModelError
+from pytest_devicelab.errors import DevicelabError, InfrastructureError, LeaseLost, ModelError
 from pytest_devicelab.evidence.record import Attempt, ModelIdentity, Purpose, RunRecord, TensorRecord
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.lab import Lab
@@ -126,6 +126,9 @@ class LabSession:
                         device, request, self.store, cache=self.cache, progress=self._progress
                     )
                 return record
+        except LeaseLost as error:
+            # Not ours to write: its new holder may be making the very run. Who asks again waits for the device again.
+            return self.store.read_record(request.id) or _unreached(spec, request, self.store.id, error)
         except InfrastructureError as error:
             record = _unreached(spec, request, self.store.id, error)
             self.store.write_record(record)
