@@ -126,12 +126,14 @@ class LabSession:
                         device, request, self.store, cache=self.cache, progress=self._progress
                     )
                 return record
-        except LeaseLost as error:
-            # Not ours to write: its new holder may be making the very run. Who asks again waits for the device again.
-            return self.store.read_record(request.id) or _unreached(spec, request, self.store.id, error)
         except InfrastructureError as error:
-            record = _unreached(spec, request, self.store.id, error)
-            self.store.write_record(record)
+            # Whoever held the device instead of us may have made the very run.
+            record = self.store.read_record(request.id)
+            if record is None:
+                record = _unreached(spec, request, self.store.id, error)
+                # A lost lease leaves no record: its new holder may be at it. Who asks again waits for the device again.
+                if not isinstance(error, LeaseLost):
+                    self.store.write_record(record)
             return record
 
     def evaluate_all(self, model: ModelSpec) -> Mapping[str, RunRecord]:
