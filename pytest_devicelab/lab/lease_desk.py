@@ -187,9 +187,11 @@ class Desk:
 def devices_of(folder: Path) -> list[str]:
     """Return the serials of all devices that anybody in a folder holds or awaits, sorted."""
     found = set()
-    for name in sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith((WAITING, HELD))):
+    # A name with a dot in front is a seat in the making: to look at it before it is locked would remove it.
+    names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    for name in sorted(name for name in names if name.endswith((WAITING, HELD))):
         seen = look(folder, name)
-        claim = _parsed(seen.claim) if seen and not name.startswith(".") else None
+        claim = _parsed(seen.claim) if seen else None
         # A seat that claims one device and is named for another is nobody's.
         if claim is not None and name.startswith(f"{Desk(folder, claim.device).stem}."):
             found.add(claim.device)

@@ -278,8 +278,9 @@ def test_who_asked_first_is_served_first_and_is_seen_waiting(tmp_path: Path) -> 
     with hold("a", "us", folder=tmp_path):
         for number, thread in enumerate(threads):
             thread.start()
+            deadline = time.monotonic() + 20
             while len(standings(tmp_path)[0].waiting) == number:
-                time.sleep(0.005)
+                assert time.monotonic() < deadline
         (standing,) = standings(tmp_path)
         assert standing.holding is not None
         assert standing.holding.claim.holder == "us"
@@ -288,6 +289,12 @@ def test_who_asked_first_is_served_first_and_is_seen_waiting(tmp_path: Path) -> 
         thread.join()
     assert served == names
     assert standings(tmp_path) == ()
+
+
+def test_to_look_does_not_disturb_a_seat_in_the_making(tmp_path: Path) -> None:
+    (tmp_path / f".{Desk(tmp_path, 'a').stem}.1{lease_seat.WAITING}").write_text("")
+    assert standings(tmp_path) == ()
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_nothing_is_left_behind_but_record_and_lock(tmp_path: Path) -> None:
