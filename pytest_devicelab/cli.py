@@ -6,10 +6,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pytest_devicelab.commands import bisect, diff, fingerprint, logs, matrix, repro, sensitivity, virtual
+from pytest_devicelab.commands import (
+    bisect,
+    diff,
+    doctor,
+    fingerprint,
+    lab,
+    logs,
+    matrix,
+    repro,
+    sensitivity,
+    suggest,
+    virtual,
+)
 from pytest_devicelab.errors import DevicelabError, UserError
 
-_COMMANDS = (virtual, matrix, diff, bisect, sensitivity, repro, fingerprint, logs)
+_COMMANDS = (doctor, suggest, lab, virtual, matrix, diff, bisect, sensitivity, repro, fingerprint, logs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

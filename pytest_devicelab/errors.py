@@ -58,6 +58,10 @@ class DeviceLost(InfrastructureError):
     """The device cannot be reached, or went away while in use."""
 
 
+class LeaseLost(InfrastructureError):
+    """The device is not ours any more: an operator released it, or we were stopped and somebody else took it."""
+
+
 class DeadlineExceeded(InfrastructureError):
     """A call to a device took longer than the deadline we set for it."""
 

@@ -35,9 +35,13 @@ class AdbDevice:
     Args:
         spec: what the matrix says of it.
         transport: an adb client's view of it.
+        require_held: called before each use of the device; raises `LeaseLost` when it is not ours any more.
     """
 
-    def __init__(self, spec: DeviceSpec, transport: Transport) -> None:
+    def __init__(
+        self, spec: DeviceSpec, transport: Transport, *, require_held: Callable[[], None] = lambda: None
+    ) -> None:
+        self.require_held = require_held
         self._spec = spec
         self._transport = transport
         self._pushed_bytes = 0
@@ -113,14 +117,17 @@ class AdbDevice:
         command = shlex.join(argv)
         if cwd is not None:
             command = f"cd {shlex.quote(cwd)} && {command}"
+        self.require_held()
         return self._transport.shell(command, timeout_s=timeout_s)
 
     def script(self, text: str, *, timeout_s: float = 30.0) -> ShellResult:
         """Run shell text written by us."""
+        self.require_held()
         return self._transport.shell(text, timeout_s=timeout_s)
 
     def stream(self, text: str, sink: Callable[[bytes], bool], *, timeout_s: float) -> None:
         """Run shell text written by us and hand its output to `sink` as it comes, until that says True."""
+        self.require_held()
         self._transport.stream(text, sink, timeout_s=timeout_s)
 
     def exec_out(self, argv: Sequence[str], *, timeout_s: float = 60.0) -> bytes:
@@ -136,10 +143,12 @@ class AdbDevice:
 
     def push(self, local: Path, remote: str, *, timeout_s: float = 120.0) -> None:
         """Copy a file to the device."""
+        self.require_held()
         self._pushed_bytes += self._transport.push(local, remote, timeout_s=timeout_s)
 
     def pull(self, remote: str, local: Path, *, timeout_s: float = 120.0) -> None:
         """Copy a file from the device."""
+        self.require_held()
         self._pulled_bytes += self._transport.pull(remote, local, timeout_s=timeout_s)
 
     def getprop(self, name: str) -> str:
@@ -174,6 +183,7 @@ class AdbDevice:
 
     def reconnect(self, *, timeout_s: float = 20.0) -> None:
         """Wait until the device answers again."""
+        self.require_held()
         self._transport.reconnect(timeout_s=timeout_s)
 
 

@@ -132,16 +132,26 @@ def _open_server(host: str, port: int, what: str, timeout_s: float) -> Iterator[
         yield _Stream(sock, deadline=deadline, what=what, timeout_s=timeout_s)
 
 
-def list_serials(host: str, port: int, *, timeout_s: float = 10.0) -> tuple[str, ...]:
-    """Return the serials of all devices that an adb server can use now, sorted.
+def list_attached(host: str, port: int, *, timeout_s: float = 10.0) -> tuple[tuple[str, str], ...]:
+    """Return serial and state (`device`, `offline`, `unauthorized`, ...) of all devices an adb server knows, sorted.
 
     Raises:
         DeviceLost: there is no server.
     """
     with _open_server(host, port, "list of devices", timeout_s) as stream:
         stream.command("host:devices")
-        rows = [line.split("\t") for line in stream.sized_text().splitlines()]
-    return tuple(sorted(row[0] for row in rows if row[1:] == ["device"]))
+        rows = [line.split("\t", 1) for line in stream.sized_text().splitlines()]
+    return tuple(sorted((row[0], row[1]) for row in rows if len(row) == 2))
+
+
+def list_serials(host: str, port: int, *, timeout_s: float = 10.0) -> tuple[str, ...]:
+    """Return the serials of all devices that an adb server can use now, sorted.
+
+    Raises:
+        DeviceLost: there is no server.
+    """
+    attached = list_attached(host, port, timeout_s=timeout_s)
+    return tuple(serial for serial, state in attached if state == "device")
 
 
 class AdbTransport:

@@ -115,6 +115,9 @@ class Lab:
         Raises:
             DeviceLost: the device does not answer.
             InfrastructureError: somebody else held it for too long.
+
+        In the block, `LeaseLost` is what every use of the device raises from when an operator released it, or somebody
+        else took it because this process was stopped for too long.
         """
         held = _HELD.get()
         key = (self._address.host, self._address.port, spec.id)
@@ -123,8 +126,8 @@ class Lab:
             return
         transport = self._transport(spec)
         # By serial alone: a phone that two adb servers of this host can reach is one phone.
-        with hold(transport.serial, self._holder, waiting=self._waiting):
-            device = AdbDevice(spec, transport)
+        with hold(transport.serial, self._holder, name=spec.id, waiting=self._waiting) as lease:
+            device = AdbDevice(spec, transport, require_held=lease.check)
             self._reach(device)
             restore_toggles(device)
             token = _HELD.set({**held, key: device})

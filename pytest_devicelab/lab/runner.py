@@ -79,6 +79,9 @@ def run_on_device(
 
     A model the chip refuses gives a record with status `refused`; a lab that failed, also in a second attempt,
     gives one with status `failed`. Neither raises. Bytes are only ever judged later.
+
+    Raises:
+        LeaseLost: the device is not ours any more. Whoever holds it may be making this very run: nothing is written.
     """
     attempts: list[Attempt] = []
     while True:
@@ -100,6 +103,7 @@ def run_on_device(
             with suppress(InfrastructureError):
                 device.reconnect()
                 continue
+        device.require_held()
         store.write_record(record)
         return record
 
@@ -337,6 +341,7 @@ class _Run:
             return np.fromfile(local, dtype=np.dtype(output.dtype).newbyteorder("<")).reshape(shape)
 
     def _keep(self, name: str, data: bytes) -> None:
+        self._device.require_held()
         (self._folder / name).write_bytes(data)
         self._files[name] = name
 

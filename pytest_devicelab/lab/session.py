@@ -18,7 +18,7 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from pytest_devicelab.devices.slots import sha256_file
-from pytest_devicelab.errors import DevicelabError, InfrastructureError, ModelError
+from pytest_devicelab.errors import DevicelabError, InfrastructureError, LeaseLost, ModelError
 from pytest_devicelab.evidence.record import Attempt, ModelIdentity, Purpose, RunRecord, TensorRecord
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.lab import Lab
@@ -145,8 +145,13 @@ class LabSession:
                     )
                 return record
         except InfrastructureError as error:
-            record = _unreached(spec, request, self.store.id, error)
-            self.store.write_record(record)
+            # Whoever held the device instead of us may have made the very run.
+            record = self.store.read_record(request.id)
+            if record is None:
+                record = _unreached(spec, request, self.store.id, error)
+                # A lost lease leaves no record: its new holder may be at it. Who asks again waits for the device again.
+                if not isinstance(error, LeaseLost):
+                    self.store.write_record(record)
             return record
 
     def evaluate_all(self, model: ModelSpec) -> Mapping[str, RunRecord]:

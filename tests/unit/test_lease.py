@@ -1,18 +1,25 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pytest_devicelab.errors import InfrastructureError
-from pytest_devicelab.lab.lease import hold, lease_folder
+from pytest_devicelab.errors import InfrastructureError, LeaseLost
+from pytest_devicelab.lab import lease_seat
+from pytest_devicelab.lab.lease import hold, release, standings
+from pytest_devicelab.lab.lease_desk import Desk
+from pytest_devicelab.lab.lease_seat import lease_folder
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks/lease_stress.py"
 
 # Counts up in a file, slowly and without any lock of its own: two at once would lose a step.
 COUNT = """
@@ -113,18 +120,26 @@ def test_an_exception_frees_the_device(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("note", ["", "{", "[]", "null", '{"holder": 1}', "\x00"])
-def test_a_note_that_says_nothing_is_no_obstacle(tmp_path: Path, note: str) -> None:
-    with start(HOLD, tmp_path) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"holding\n"
+@pytest.mark.parametrize(
+    "note", ["", "{", "[]", "null", '{"seat": 1}', '{"seat": "../x.held"}', "\x00", "[" * 4000]
+)
+def test_a_record_that_says_nothing_holds_nothing_and_ends_what_was_held(tmp_path: Path, note: str) -> None:
+    with hold("a", "us", folder=tmp_path) as lease:
+        lease.check()
         next(tmp_path.glob("*.json")).write_text(note)
-        with (
-            pytest.raises(InfrastructureError, match="is held by another process"),
-            hold("127.0.0.1:5555", "us", folder=tmp_path, timeout_s=0),
-        ):
-            pytest.fail("two hold it")
-        holder.kill()
+        with pytest.raises(LeaseLost, match="changed or removed"):
+            lease.check()
+        with hold("a", "them", folder=tmp_path, timeout_s=5) as other:
+            other.check()
+
+
+def test_a_record_that_was_removed_ends_what_was_held(tmp_path: Path) -> None:
+    with hold("a", "us", folder=tmp_path) as lease:
+        next(tmp_path.glob("*.json")).unlink()  # as those do who tidy /tmp
+        with hold("a", "them", folder=tmp_path, timeout_s=0) as other:
+            with pytest.raises(LeaseLost, match=r"them .* took it|changed or removed"):
+                lease.check()
+            other.check()
 
 
 def test_a_hostile_serial_stays_in_the_folder(tmp_path: Path) -> None:
@@ -141,17 +156,252 @@ def test_two_serials_never_share_a_lock(tmp_path: Path) -> None:
         pass
 
 
-def test_the_folder_is_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = lease_folder()
-    assert folder.parent == tmp_path
-    assert folder.stat().st_mode & 0o777 == 0o700
+# Says what `check` says whenever a line comes in.
+ASK = """
+import sys
+from pathlib import Path
+from pytest_devicelab.errors import LeaseLost
+from pytest_devicelab.lab.lease import hold
+with hold("127.0.0.1:5555", "the sleeper", folder=Path(sys.argv[1]), ttl_s=float(sys.argv[2])) as lease:
+    print("holding", flush=True)
+    for line in sys.stdin:
+        try:
+            lease.check()
+            print("ours", flush=True)
+        except LeaseLost as error:
+            print(error.why, flush=True)
+"""
+
+
+class Sleeper:
+    """A process that holds the device and can be asked whether it does."""
+
+    def __init__(self, folder: Path, ttl_s: float) -> None:
+        command = [sys.executable, "-c", ASK, str(folder), str(ttl_s)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.heard() == "holding"
+
+    def heard(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().rstrip()
+
+    def ask(self) -> str:
+        assert self.process.stdin is not None
+        self.process.stdin.write("?\n")
+        self.process.stdin.flush()
+        return self.heard()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[Sleeper]:
+    found = Sleeper(tmp_path, 0.6)
+    yield found
+    found.close()
+
+
+def test_a_stopped_holder_loses_the_device_and_knows(tmp_path: Path, sleeper: Sleeper) -> None:
+    assert sleeper.ask() == "ours"
+    sleeper.process.send_signal(signal.SIGSTOP)
+    started = time.monotonic()
+    with hold("127.0.0.1:5555", "us", folder=tmp_path, timeout_s=20) as lease:
+        assert 0.3 < time.monotonic() - started < 10
+        sleeper.process.send_signal(signal.SIGCONT)
+        assert sleeper.ask() == (
+            f"us (pid {os.getpid()}, user {user()}) took it after our heartbeat had stopped for more than 0.6 s"
+        )
+        lease.check()
+    assert sleeper.ask() != "ours"  # not even when its new holder is gone
+    with hold("127.0.0.1:5555", "us again", folder=tmp_path, timeout_s=0):
+        pass
+
+
+def test_a_stopped_holder_goes_on_when_nobody_wanted_the_device(tmp_path: Path, sleeper: Sleeper) -> None:
+    sleeper.process.send_signal(signal.SIGSTOP)
+    time.sleep(1.0)
+    (standing,) = standings(tmp_path)
+    assert standing.holding is not None
+    assert standing.holding.lapsed
+    sleeper.process.send_signal(signal.SIGCONT)
+    assert sleeper.ask() == "ours"
+
+
+def test_a_heart_goes_on_beating(tmp_path: Path, sleeper: Sleeper) -> None:
+    with (
+        pytest.raises(InfrastructureError, match="held by the sleeper"),
+        hold("127.0.0.1:5555", "us", folder=tmp_path, timeout_s=1.5),
+    ):
+        pytest.fail("two hold it")
+    assert sleeper.ask() == "ours"
+
+
+def test_an_operator_releases_a_device(tmp_path: Path, sleeper: Sleeper) -> None:
+    claim = release("127.0.0.1:5555", tmp_path)
+    assert claim is not None
+    assert (claim.holder, claim.pid) == ("the sleeper", sleeper.process.pid)
+    assert sleeper.ask() == f"user {user()} released it"
+    assert release("127.0.0.1:5555", tmp_path) is None
+    with hold("127.0.0.1:5555", "us", folder=tmp_path, timeout_s=0) as lease:
+        lease.check()
+        assert sleeper.ask() != "ours"
+
+
+def test_tokens_grow(tmp_path: Path) -> None:
+    tokens = []
+    for number in range(5):
+        with hold("a", "us", folder=tmp_path) as lease:
+            tokens.append(lease.token)
+        if number == 2:
+            next(tmp_path.glob("*.json")).unlink()
+    assert tokens == sorted(set(tokens))
+
+
+def test_a_lease_ends_with_its_block(tmp_path: Path) -> None:
+    with hold("a", "us", name="s24", folder=tmp_path) as lease:
+        pass
+    with pytest.raises(LeaseLost, match=r"s24 is not ours any more\n  why: the block"):
+        lease.check()
+
+
+def test_who_asked_first_is_served_first_and_is_seen_waiting(tmp_path: Path) -> None:
+    served: list[str] = []
+
+    def take(name: str) -> None:
+        with hold("a", name, folder=tmp_path, timeout_s=30):
+            served.append(name)
+
+    names = ["first", "second", "third"]
+    threads = [threading.Thread(target=take, args=(name,)) for name in names]
+    with hold("a", "us", folder=tmp_path):
+        for number, thread in enumerate(threads):
+            thread.start()
+            deadline = time.monotonic() + 20
+            while len(standings(tmp_path)[0].waiting) == number:
+                assert time.monotonic() < deadline
+        (standing,) = standings(tmp_path)
+        assert standing.holding is not None
+        assert standing.holding.claim.holder == "us"
+        assert [claim.holder for claim in standing.waiting] == names
+    for thread in threads:
+        thread.join()
+    assert served == names
+    assert standings(tmp_path) == ()
+
+
+def test_to_look_does_not_disturb_a_seat_in_the_making(tmp_path: Path) -> None:
+    (tmp_path / f".{Desk(tmp_path, 'a').stem}.1{lease_seat.WAITING}").write_text("")
+    assert standings(tmp_path) == ()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_nothing_is_left_behind_but_record_and_lock(tmp_path: Path) -> None:
+    with hold("a", "us", folder=tmp_path):
+        pass
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".lock"]
+
+
+@pytest.mark.parametrize("ending", ["json", "lock"])
+def test_no_link_is_followed(tmp_path: Path, ending: str) -> None:
+    folder, victim = tmp_path / "leases", tmp_path / "victim"
+    folder.mkdir()
+    victim.write_text("mine")
+    (folder / f"{Desk(folder, 'a').stem}.{ending}").symlink_to(victim)
+    with pytest.raises(InfrastructureError, match="cannot be"), hold("a", "us", folder=folder, timeout_s=1):
+        pytest.fail("held by way of a link")
+    assert victim.read_text() == "mine"
+    assert victim.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_record_with_two_names_is_refused(tmp_path: Path) -> None:
+    folder, victim = tmp_path / "leases", tmp_path / "victim"
+    folder.mkdir()
+    victim.write_text("mine")
+    (folder / f"{Desk(folder, 'a').stem}.json").hardlink_to(victim)
+    with pytest.raises(InfrastructureError, match="one name"), hold("a", "us", folder=folder):
+        pytest.fail("held by way of a link")
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_all_users_of_the_host_share_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int
+) -> None:
+    monkeypatch.setattr(lease_seat, "_SHARED_FOLDER", tmp_path / "shared")
+    monkeypatch.delenv("DEVICELAB_LEASES", raising=False)
+    before = os.umask(umask)
+    try:
+        folder = lease_folder()
+        with hold("a", "us", folder=folder):
+            modes = {path.suffix: path.stat().st_mode & 0o7777 for path in folder.iterdir()}
+    finally:
+        os.umask(before)
+    assert folder.stat().st_mode & 0o7777 == 0o1777
+    # Everybody may change the record; only its owner may write or remove a seat.
+    assert modes == {".json": 0o666, ".lock": 0o666, ".held": 0o644}
     assert lease_folder() == folder
 
 
-def test_a_folder_somebody_else_put_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def test_a_folder_that_is_a_link_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / f"devicelab-leases-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InfrastructureError, match="is not ours"):
+    (tmp_path / "shared").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setattr(lease_seat, "_SHARED_FOLDER", tmp_path / "shared")
+    monkeypatch.delenv("DEVICELAB_LEASES", raising=False)
+    with pytest.raises(InfrastructureError, match="it is a link"):
         lease_folder()
+
+
+def test_the_folder_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEVICELAB_LEASES", str(tmp_path / "mine"))
+    assert lease_folder() == tmp_path / "mine"
+    with hold("a", "us"):
+        assert list((tmp_path / "mine").glob("*.held"))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="takes another user's part, which only root can")
+def test_another_user_waits_takes_over_and_releases(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    for parent in list(folder.parents)[:-2]:
+        if not parent.stat().st_mode & 0o005:
+            parent.chmod(0o755)
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from pytest_devicelab.lab.lease import hold, release\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "folder = Path(sys.argv[1])\n"
+        "try:\n"
+        "    with hold('a', 'nobody', folder=folder, timeout_s=0.1): print('held')\n"
+        "except Exception as error: print(error.why)\n"
+        "if len(sys.argv) > 2: print(release('a', folder).holder)\n"
+    )
+
+    def nobody(*arguments: object) -> list[str]:
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    with hold("a", "us", folder=folder) as lease:
+        assert nobody(folder) == [f"a is held by us (pid {os.getpid()}, user {user()})"]
+        lease.check()
+        assert nobody(folder, "release")[1] == "us"
+        with pytest.raises(LeaseLost, match="user nobody released it"):
+            lease.check()
+    assert nobody(folder) == ["held"]
+    with hold("a", "us", folder=folder, timeout_s=0) as lease:  # the record is as anybody left it
+        lease.check()
+
+
+def test_under_fire_nobody_holds_a_device_twice(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARK), "--processes", "3", "--devices", "2", "--acquisitions", "40"]
+    done = subprocess.run(
+        [*command, "--kill-every", "0.3", "--json"], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert found["acquisitions"] >= 120
+    assert (found["double_holds"], found["tokens_repeated"]) == (0, 0)
+    assert found["kills"] >= 1

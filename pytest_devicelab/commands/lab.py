@@ -1,0 +1,117 @@
+"""`devicelab lab`: who holds which device and who waits for it, and taking a device from its holder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from pytest_devicelab.errors import UserError
+
+if TYPE_CHECKING:
+    from pytest_devicelab.lab.lease import Standing
+    from pytest_devicelab.lab.lease_desk import Claim
+
+SCHEMA = "devicelab.lab-status/1"
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    lab = commands.add_parser("lab", help="who holds which device")
+    actions = lab.add_subparsers(required=True, metavar="ACTION")
+    status = actions.add_parser("status", help="show who holds what since when, and who waits")
+    status.add_argument("--json", action="store_true", help="print JSON")
+    status.set_defaults(run=run_status)
+    release = actions.add_parser("release", help="take a device from whoever holds it")
+    release.add_argument("device", metavar="DEVICE", help="its serial, or its id in the holder's matrix")
+    release.set_defaults(run=run_release)
+
+
+def run_status(options: argparse.Namespace) -> int:
+    """Print every device that somebody of this host holds or awaits."""
+    from pytest_devicelab.lab.lease import standings
+
+    found = standings()
+    if options.json:
+        print(json.dumps({"schema": SCHEMA, "devices": [_plain(each) for each in found]}, indent=1))
+    else:
+        print("\n".join(line for each in found for line in describe(each)) or "nobody holds a device")
+    return 0
+
+
+def run_release(options: argparse.Namespace) -> int:
+    """Release one device; its holder learns of it before it next uses the device."""
+    from pytest_devicelab.lab.lease import release, standings
+
+    held = [(each.device, each.holding.claim) for each in standings() if each.holding is not None]
+    meant = [device for device, _ in held if device == options.device]
+    meant = meant or [device for device, claim in held if claim.name == options.device]
+    claim = release(meant[0]) if len(meant) == 1 else None
+    if len(meant) > 1:
+        raise UserError(
+            f"{show(options.device)} is the id of {len(meant)} devices that are held",
+            fix=f"say which serial: {', '.join(map(show, meant))}",
+        )
+    if claim is None:
+        known = ", ".join(show(device) for device, _ in held)
+        raise UserError(
+            f"nobody holds {show(options.device)}",
+            why=f"held are: {known}" if held else "no device of this host is held",
+            fix="see `devicelab lab status`",
+        )
+    print(f"{show(claim.device)} is released; it was held by {show(str(claim))}")
+    return 0
+
+
+def describe(standing: Standing) -> list[str]:
+    """Return a device as lines of text: its holder, then who waits, longest first."""
+    holding = standing.holding
+    names = [holding.claim.name] if holding else [claim.name for claim in standing.waiting[:1]]
+    head = " ".join(show(word) for word in (standing.device, *(f"({name})" for name in names if name)))
+    if holding is None:
+        lines = [f"{head}: free, about to be taken"]
+    else:
+        stopped = (
+            f"; its heart stopped {holding.beat_age_s:.0f} s ago: the next to ask gets the device"
+            if holding.lapsed
+            else ""
+        )
+        lines = [f"{head}: held by {_who(holding.claim)}{stopped}"]
+    return [*lines, *(f"  waits: {_who(claim)}" for claim in standing.waiting)]
+
+
+def show(text: str) -> str:
+    """Return text of somebody else's with nothing in it that a terminal would act on."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _who(claim: Claim) -> str:
+    return f"{show(str(claim))} since {_moment(claim.since)}, {max(0.0, time.time() - claim.since):.0f} s"
+
+
+def _moment(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):  # a claim may say any number
+        return "an unknown time"
+
+
+def _plain(standing: Standing) -> dict[str, object]:
+    from dataclasses import asdict
+
+    holding = standing.holding
+    held = None
+    if holding is not None:
+        held = {
+            **asdict(holding.claim),
+            "token": holding.token,
+            "beat_age_s": round(holding.beat_age_s, 3),
+            "lapsed": holding.lapsed,
+        }
+    return {
+        "device": standing.device,
+        "holder": held,
+        "waiting": [asdict(claim) for claim in standing.waiting],
+    }

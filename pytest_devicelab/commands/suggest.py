@@ -1,0 +1,128 @@
+"""`devicelab suggest`: matrix YAML for the devices that an adb server knows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_devicelab.devices.adb_transport import AdbTransport
+
+# What to do about a device that adb knows but cannot use. Source: AOSP adb, ConnectionState.
+_FIXES = {
+    "unauthorized": "unlock it and accept the prompt 'Allow USB debugging?'",
+    "authorizing": "unlock it and accept the prompt 'Allow USB debugging?'",
+    "offline": "plug it in anew, or `adb reconnect offline`",
+    "no permissions": "allow this user to use it: a udev rule, or the group plugdev; then `adb kill-server`",
+    "recovery": "reboot it into Android",
+    "sideload": "reboot it into Android",
+    "bootloader": "reboot it into Android",
+}
+_PROPERTIES = (
+    "ro.product.model",
+    "ro.soc.model",
+    "ro.hardware.chipname",
+    "ro.board.platform",
+    "ro.build.version.sdk",
+    "ro.devicelab.simulated",
+)
+_EXAMPLE = """\
+# No device is attached. A virtual one needs none:
+devices:
+  - {id: v75_sm8650, kind: virtual, soc: SM8650, sdk: 34}
+"""
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("suggest", help="print matrix YAML for the devices attached")
+    parser.add_argument(
+        "--adb-port", type=int, default=5037, metavar="PORT", help="the adb server to ask (default: 5037)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the `lab` and `devices` of a matrix; an adb server that does not run has no devices and is not started."""
+    from pytest_devicelab.devices.adb_transport import AdbTransport, list_attached
+    from pytest_devicelab.errors import DeviceLost, InfrastructureError
+
+    host, port = "127.0.0.1", options.adb_port
+    try:
+        attached = list_attached(host, port)
+    except DeviceLost:
+        print(f"# No adb server answers at {host}:{port}: `adb -P {port} start-server` starts one.")
+        attached = ()
+    lines, ids = [], set[str]()
+    for serial, state in attached:
+        if state != "device":
+            lines.append(trouble(serial, state))
+            continue
+        transport = AdbTransport(host=host, port=port, serial=serial, name=serial)
+        try:
+            lines.append(entry(serial, _properties(transport), ids))
+        except InfrastructureError as error:
+            lines.append(trouble(serial, f"does not answer ({error.what}: {error.why})"))
+    if not any(line.startswith("  - ") for line in lines):
+        print("\n".join([*lines, _EXAMPLE]), end="")
+        return 0
+    # These devices belong to this server; a private one of the session's would not see them.
+    print(f"lab: {{adb: {{host: {host}, port: {port}}}}}\ndevices:")
+    print("\n".join(lines))
+    return 0
+
+
+def entry(serial: str, properties: dict[str, str], taken: set[str]) -> str:
+    """Return the line of a device that works; its id is new in `taken`."""
+    from pytest_devicelab.matrix.soc import soc_from_properties
+
+    soc = soc_from_properties(properties)
+    model, told = properties["ro.product.model"], properties["ro.soc.model"]
+    identifier = _identifier(model or "phone", taken)
+    words = [f"id: {identifier}", "kind: adb", f"serial: {json.dumps(serial)}"]
+    words += [f"soc: {json.dumps(soc.name)}"] if soc else []
+    # Of a phone the sdk is not for the matrix to say, but it is what a selector could ask for.
+    sdk = properties["ro.build.version.sdk"]
+    remarks = [text for text in (model, f"sdk {sdk}" if sdk else "") if text]
+    if soc is None:
+        remarks.append(f"its chip {told!r} is not in our table" if told else "it does not say its chip")
+    elif soc.note and not told:
+        remarks.append(soc.note)
+    if properties["ro.devicelab.simulated"]:
+        remarks.append("a virtual device, not silicon: kind: virtual would say so in reports")
+    return f"  - {{{', '.join(words)}}}  # {_comment(remarks)}"
+
+
+def trouble(serial: str, state: str) -> str:
+    """Return the comment for a device that cannot be used, with what to do about it."""
+    fix = next((fix for known, fix in _FIXES.items() if state.startswith(known)), "look at `adb devices -l`")
+    return f"  # {_comment([f'{serial}: {state}'])}\n  #   fix: {fix}"
+
+
+def _properties(transport: AdbTransport) -> dict[str, str]:
+    from pytest_devicelab.errors import InfrastructureError
+
+    script = f"for name in {' '.join(_PROPERTIES)}; do printf '%s\\0' \"$(getprop $name)\"; done"
+    values = transport.shell(script, timeout_s=15).text.split("\0")
+    if len(values) != len(_PROPERTIES) + 1:
+        why = f"{len(_PROPERTIES)} properties were asked for, {len(values) - 1} came back"
+        raise InfrastructureError("it does not say what it is", why=why)
+    return {name: value.strip() for name, value in zip(_PROPERTIES, values, strict=False)}
+
+
+def _identifier(model: str, taken: set[str]) -> str:
+    plain = re.sub(r"[^a-z0-9]+", "_", model.casefold()).strip("_")[:40] or "phone"
+    found, number = plain, 1
+    while found in taken:
+        number += 1
+        found = f"{plain}_{number}"
+    taken.add(found)
+    return found
+
+
+def _comment(texts: Iterable[str]) -> str:
+    """Return what a device says as one line of a comment, whatever it says."""
+    return "".join(char if char.isprintable() else "?" for char in "; ".join(texts))[:200]
