@@ -69,7 +69,9 @@ class LabServices:
                 farm = spawn(virtual, state / "v", timeout_s=60.0, namespace=namespace)
                 ports = dict(self._stack.enter_context(farm).ports)
                 for serial_port in ports.values():
-                    connect_device(adb, host, port, f"127.0.0.1:{serial_port}")
+                    # A device that does not answer is lost to whoever leases it; the others go on.
+                    with suppress(InfrastructureError):
+                        connect_device(adb, host, port, f"127.0.0.1:{serial_port}")
         except BaseException:
             self._stack.close()
             raise

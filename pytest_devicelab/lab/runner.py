@@ -225,9 +225,20 @@ class _Run:
         )
         self._hear(done)
         if done.exit_code == 0:
+            self._require_same(model, prepared.file)
             return None
         said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()
         return done.exit_code, said[-2000:]
+
+    def _require_same(self, model: str, sent: Path) -> None:
+        """Require that the model on the device is still the one that was sent: it was read after it was checked."""
+        expected, found = sha256_file(sent), self._device.hash(model)
+        if found != expected:
+            raise TransferError(
+                f"device {self._device.id}: the model changed on the device while it ran",
+                why=f"sent with sha256 {expected[:16]}, afterwards {str(found)[:16]}",
+                fix=f"find out what else writes to {DEVICE_ROOT}; the outputs of this run count for nothing",
+            )
 
     def _hear(self, done: WatchedRun) -> None:
         """Read the logs of a run; of those of the device, what is the run's own."""

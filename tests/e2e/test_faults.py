@@ -443,9 +443,6 @@ def test_no_fault_makes_a_green_run_of_a_spoilt_one(outcomes: dict[str, Outcome]
         assert outcome.verdicts == healthy.verdicts
 
 
-@pytest.mark.xfail(
-    strict=True, reason="files are hashed when they are deployed, not again after the run that read them"
-)
 def test_no_record_speaks_of_a_model_that_was_not_the_one_that_ran(outcomes: dict[str, Outcome]) -> None:
     outcome, healthy = outcomes[CHANGED], outcomes["healthy"]
     ran, sound = outcome.records[0], healthy.records[0]
