@@ -329,8 +329,8 @@ def test_mismatches_name_both_sides(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", x=VALUES[0], y=VALUES.astype(np.float64))
     found = diff(tmp_path / "a.npz", tmp_path / "b.npz")
     assert [each.what for each in found.not_comparable] == [
-        "tensors cannot be compared: expected float32 [2, 3, 4], found float32 [3, 4]",
-        "tensors cannot be compared: expected float32 [2, 3, 4], found float64 [2, 3, 4]",
+        "tensor x cannot be compared: expected float32 [2, 3, 4], found float32 [3, 4]",
+        "tensor y cannot be compared: expected float32 [2, 3, 4], found float64 [2, 3, 4]",
     ]
     np.save(tmp_path / "empty.npy", VALUES[:0])
     assert "comparing nothing" in diff(tmp_path / "empty.npy", tmp_path / "empty.npy").not_comparable[0].why
