@@ -124,6 +124,13 @@ def runner_on_pixel(virtual_lab: VirtualLab) -> Iterator[Callable[[str], None]]:
     path.write_bytes(genuine)
 
 
+@pytest.fixture
+def slow_pixel(virtual_lab: VirtualLab, runner_on_pixel: Callable[[str], None]) -> None:
+    """Have `ort-run` on `pixel` take its time, so that what happens 0.3 s later happens in mid-run on any machine."""
+    genuine = (virtual_lab.root("pixel") / "system/bin/ort-run").read_text()
+    runner_on_pixel(f"sleep 1.5\n{genuine}")
+
+
 def writes(outputs: object, sizes: tuple[int, ...] = (40,) * SAMPLES, file: str = "logits.raw") -> str:
     """A script of a runner that writes zeros and says of them what it is told to say."""
     lines = [
@@ -322,6 +329,7 @@ def when_running(action: Callable[[], None], delay_s: float = 0.3) -> Callable[[
     return progress
 
 
+@pytest.mark.usefixtures("slow_pixel")
 def test_a_device_that_drops_in_mid_run_gets_a_second_attempt(
     run: Callable[..., RunRecord], virtual_lab: VirtualLab
 ) -> None:
@@ -339,6 +347,7 @@ class Impatient(AdbDevice):
         super().reconnect(timeout_s=1.0)
 
 
+@pytest.mark.usefixtures("slow_pixel")
 def test_a_device_that_stays_away_fails_alone(run: Callable[..., RunRecord], virtual_lab: VirtualLab) -> None:
     device = Impatient(virtual_lab.specs["pixel"], virtual_lab.transport("pixel"))
     try:
