@@ -57,6 +57,7 @@ def test_each_verdict_is_shown_as_what_it_is(project: Project) -> None:
         "devicelab_check": "placement",
         "devicelab_model": "tiny",
         "devicelab_devices": "mute",
+        "devicelab_simulated": "true",
     }
     # Reasons, not tracebacks; and a device has no say over the terminal.
     assert "Traceback" not in out
