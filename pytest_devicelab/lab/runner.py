@@ -195,8 +195,7 @@ class _Run:
         archive = pack_inputs(request.inputs, self._cache)
         inputs = deploy_archive(device, archive.path)
         work = shlex.quote(self._work)
-        # A killed holder of the device may have left a log switch beside the inputs.
-        cleared = device.script(f"rm -rf {work} && mkdir -p {work} && rm -f {shlex.quote(inputs)}/*.farf")
+        cleared = device.script(f"rm -rf {work} && mkdir -p {work}")
         if cleared.exit_code != 0:
             # What an earlier run left there could be taken for this one's.
             raise InfrastructureError(

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_devicelab.errors import InfrastructureError, TransferError
 from pytest_devicelab.evidence.codec import decode
@@ -25,6 +25,9 @@ from pytest_devicelab.virtual.onnx_model import (
     op_types,
     output_quantization,
 )
+
+if TYPE_CHECKING:
+    import onnx
 
 _OUTPUTS, _PLACEMENT, _OPS, _VERSIONS = "outputs.json", "placement.json", "ops.json", "versions.json"
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
@@ -99,9 +102,10 @@ class OrtRuntime:
     def read_leftovers(self, prepared: Prepared, folder: Path) -> Leftovers:
         """Read placement, op rows and versions as ort-run wrote them."""
         versions = _load(folder / _VERSIONS, dict)
+        model = load_model(prepared.file)
         return Leftovers(
             ops=_read(folder / _OPS, OpRow),
-            placement=_weighed(_whole(_placement(folder / _PLACEMENT), prepared.file), prepared.file),
+            placement=_weighed(_whole(_placement(folder / _PLACEMENT), model), model),
             versions={str(key): str(value) for key, value in versions.items()},
         )
 
@@ -114,20 +118,19 @@ def _placement(path: Path) -> tuple[NodePlacement, ...]:
     return tuple(decode(NodePlacement, row, file=str(path)) for row in rows)
 
 
-def _whole(placement: tuple[NodePlacement, ...], path: Path) -> tuple[NodePlacement, ...]:
+def _whole(placement: tuple[NodePlacement, ...], model: onnx.ModelProto) -> tuple[NodePlacement, ...]:
     """Return an assignment with its edges marked; none where it leaves out most of the model.
 
     ONNX Runtime renames and joins some nodes before it assigns them, so it cannot be held to every name. One that
     misses more than half of the computing nodes accounts for some other graph, and is no evidence for this one.
     """
-    model = load_model(path)
-    computing = {name for name, op in op_types(model).items() if op not in _CONVERSIONS}
+    known = op_types(model)
+    computing = {name for name, op in known.items() if op not in _CONVERSIONS}
     named = {node.node for node in placement}
     if 2 * len(computing & named) < len(computing):
         return ()
     on_cpu = {node.node for node in placement if node.unit == "cpu" and node.op not in _CONVERSIONS}
     edges = edge_conversions(model) | conversions_around(model, on_cpu)
-    known = op_types(model).keys()
     return tuple(
         # A conversion the runtime put in itself belongs to the node on the CPU it was put in for, if there is one.
         replace(node, boundary=node.node in edges or (node.node not in known and bool(on_cpu or edges)))
@@ -137,12 +140,12 @@ def _whole(placement: tuple[NodePlacement, ...], path: Path) -> tuple[NodePlacem
     )
 
 
-def _weighed(placement: tuple[NodePlacement, ...], model: Path) -> tuple[NodePlacement, ...]:
+def _weighed(placement: tuple[NodePlacement, ...], model: onnx.ModelProto) -> tuple[NodePlacement, ...]:
     """Add what each node computes, from the model: nodes that a runtime put in compute nothing that counts.
 
     Where it replaced one that does, the sum falls short of the model's: then nobody knows, and it says None.
     """
-    counts = node_macs(load_model(model))
+    counts = node_macs(model)
     total = sum(count or 0 for count in counts.values())
     placed = tuple(replace(node, macs=counts.get(node.node, 0)) for node in placement)
     whole = None not in counts.values() and sum(node.macs or 0 for node in placed) == total

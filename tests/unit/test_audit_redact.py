@@ -10,7 +10,7 @@ from pytest_devicelab.audit.redact import redact
     [
         (b'library: "/home/alice/venv/lib/libQnnHtp.so"', b'library: "<path>/libQnnHtp.so"'),
         (b"in /tmp/.new-x1/job.json, /root/a b", b"in <path>/job.json, <path>/a b"),
-        (b"dir /home/alice/work/", b"dir <path>/work"),
+        (b"dir /home/alice/models/", b"dir <path>/models"),
         (b"push to /data/local/tmp/devicelab/x.bin", b"push to /data/local/tmp/devicelab/x.bin"),
         (
             b"open /vendor/lib64/libcdsprpc.so and /dev/null",
