@@ -223,6 +223,9 @@ class State:
         if self._prefetch is not None:
             self._prefetch.close()
             self._prefetch = None
+        if self._session is not None:
+            self._session.close()
+            self._session = None
         if self._services is not None:
             self._services.close()
             self._services = None

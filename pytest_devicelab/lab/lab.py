@@ -152,8 +152,14 @@ class Lab:
             serial = f"127.0.0.1:{self._address.ports[spec.id]}"
         elif spec.serial is not None:
             serial = spec.serial
-        else:
+        elif spec.kind == "adb":
             serial = self._find(spec)
+        else:
+            raise UserError(
+                f"{spec.source}: device {spec.id} cannot be held in a test's hands",
+                why=f"it is of kind {spec.kind}, which only takes whole runs",
+                fix="use `run_model` or `fleet`, or a device of kind virtual or adb",
+            )
         return self._at(serial, spec)
 
     def _at(self, serial: str, spec: DeviceSpec) -> AdbTransport:

@@ -6,7 +6,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def open_session(
     try:
         with LabServices(matrix, devices, scratch) as services:
             lab = Lab(services.address, holder=f"devicelab session {store.id}", waiting=progress)
-            yield LabSession(
+            session = LabSession(
                 matrix=matrix,
                 devices=devices,
                 store=store,
@@ -60,6 +60,8 @@ def open_session(
                 cache=reports / "cache",
                 progress=progress,
             )
+            with closing(session):
+                yield session
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -8,9 +8,9 @@ import re
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,10 +23,7 @@ from pytest_devicelab.errors import CompileRefused, InfrastructureError, OutputI
 from pytest_devicelab.evidence.events import Event
 from pytest_devicelab.evidence.record import (
     Attempt,
-    DeviceIdentity,
     LogCapture,
-    ModelIdentity,
-    Purpose,
     RunRecord,
     TensorRecord,
     Transfers,
@@ -34,10 +31,10 @@ from pytest_devicelab.evidence.record import (
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.capture import WatchedRun, run_watched
 from pytest_devicelab.lab.heard import about_the_run, heard_lines, runner_pids
+from pytest_devicelab.lab.request import RunRequest, hoped_identity
 from pytest_devicelab.logs.scan import scan_log
 from pytest_devicelab.matrix.soc import Soc
-from pytest_devicelab.matrix.specs import DeviceSpec, LogProfile
-from pytest_devicelab.runtimes.inputs import Arrays, pack_inputs
+from pytest_devicelab.runtimes.inputs import pack_inputs
 from pytest_devicelab.runtimes.registry import find_runtime
 from pytest_devicelab.runtimes.runtime import Job, Leftovers, OutputFile, Prepared, Runtime
 
@@ -45,26 +42,6 @@ _ATTEMPTS = 2
 # Stages of a `load_error` at which the model is at fault; a device that does not open, a missing skel or an
 # execution that broke off is the lab's.
 _REFUSING_STAGES = ("placement", "finalize", "load")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRequest:
-    """What to run: one model file on some inputs, for one purpose.
-
-    Attributes:
-        model: the model as the matrix knows it; `path` may be another file made from it, such as a tapped one.
-        inputs: arrays `[N, ...]` by input name.
-    """
-
-    id: str
-    model: ModelIdentity
-    path: Path
-    runtime: str
-    options: Mapping[str, str]
-    inputs: Arrays
-    purpose: Purpose
-    logging: LogProfile
-    timeout_s: float
 
 
 def run_on_device(
@@ -370,19 +347,6 @@ class _Run:
                 spared_bytes=self._spared,
             ),
         )
-
-
-def hoped_identity(spec: DeviceSpec) -> DeviceIdentity:
-    """Return what the matrix says a device is, for a record of a device that never answered."""
-    return DeviceIdentity(
-        id=spec.id,
-        kind=spec.kind,
-        soc=spec.soc.name if spec.soc else None,
-        hexagon=spec.soc.hexagon if spec.soc else None,
-        simulated=spec.simulated,
-        serial=spec.serial or "",
-        engine=spec.engine if spec.simulated else None,
-    )
 
 
 def _without_batch(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -18,11 +18,13 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from pytest_devicelab.devices.slots import sha256_file
-from pytest_devicelab.errors import DevicelabError, InfrastructureError, LeaseLost, ModelError
-from pytest_devicelab.evidence.record import Attempt, ModelIdentity, Purpose, RunRecord, TensorRecord
+from pytest_devicelab.errors import DevicelabError, ModelError
+from pytest_devicelab.evidence.record import Purpose, RunRecord, TensorRecord
 from pytest_devicelab.evidence.store import SessionStore
+from pytest_devicelab.lab.executor import LOCAL_KINDS, Executor, ExecutorContext, make_executor
 from pytest_devicelab.lab.lab import Lab
-from pytest_devicelab.lab.runner import RunRequest, hoped_identity, run_on_device
+from pytest_devicelab.lab.local import LocalExecutor
+from pytest_devicelab.lab.request import RunRequest, fingerprint_of, make_request
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
 from pytest_devicelab.runtimes.host import run_on_host
@@ -74,6 +76,7 @@ class LabSession:
         self._guard = threading.Lock()
         self._inputs: dict[str, Arrays] = {}
         self._simulated: set[str] = set()
+        self._executors: dict[str, Executor] = {}
 
     def chip(self, spec: DeviceSpec) -> Soc | None:
         """Return a device's chip: what the matrix says, else what the device says of itself.
@@ -126,33 +129,34 @@ class LabSession:
             purpose: why it is run.
             path: a file made from the model, such as a tapped one; the model's own file where None.
         """
-        record = self._known_or_made(spec, self._request(spec, model, inputs, purpose, path or model.path))
+        request = make_request(self.matrix, spec, model, inputs, purpose, path or model.path)
+        record = self._known_or_made(spec, request)
         if record.device.simulated:
             self._simulated.add(spec.id)
         return record
 
     def _known_or_made(self, spec: DeviceSpec, request: RunRequest) -> RunRecord:
         record = self.store.read_record(request.id)
-        if record is not None:
-            return record
-        try:
-            with self.lab.lease(spec) as device:
-                # Whoever held the device before may have made the very run that is asked for.
-                record = self.store.read_record(request.id)
-                if record is None:
-                    record = run_on_device(
-                        device, request, self.store, cache=self.cache, progress=self._progress
-                    )
-                return record
-        except InfrastructureError as error:
-            # Whoever held the device instead of us may have made the very run.
-            record = self.store.read_record(request.id)
-            if record is None:
-                record = _unreached(spec, request, self.store.id, error)
-                # A lost lease leaves no record: its new holder may be at it. Who asks again waits for the device again.
-                if not isinstance(error, LeaseLost):
-                    self.store.write_record(record)
-            return record
+        return record or self._executor(spec.kind).carry_out(spec, request)
+
+    def _executor(self, kind: str) -> Executor:
+        with self._guard:
+            if kind not in self._executors:
+                self._executors[kind] = self._make_executor(kind)
+            return self._executors[kind]
+
+    def _make_executor(self, kind: str) -> Executor:
+        if kind in LOCAL_KINDS:
+            return LocalExecutor(self.lab, self.store, cache=self.cache, progress=self._progress)
+        context = ExecutorContext(
+            matrix=self.matrix, store=self.store, cache=self.cache, progress=self._progress
+        )
+        return make_executor(kind, context)
+
+    def close(self) -> None:
+        """Make no more runs; let go of what executors hold between them."""
+        for executor in self._executors.values():
+            executor.close()
 
     def evaluate_all(self, model: ModelSpec) -> Mapping[str, RunRecord]:
         """Return the evaluation record of every selected device, in matrix order; devices run side by side."""
@@ -182,7 +186,7 @@ class LabSession:
     def on_host(self, path: Path, inputs: Arrays) -> Arrays:
         """Return the outputs of a model file run by ONNX Runtime on this machine's CPU; computed once a session."""
         digest = hashlib.sha256(sha256_file(path).encode())
-        digest.update(_fingerprint(inputs))
+        digest.update(fingerprint_of(inputs))
         key = digest.hexdigest()[:32]
         locks = self.store.root / "locks"
         locks.mkdir(exist_ok=True)
@@ -203,25 +207,6 @@ class LabSession:
                 )
                 self.store.write_reference(key, known)
         return {tensor.name: self.store.read_output(tensor) for tensor in known}
-
-    def _request(
-        self, spec: DeviceSpec, model: ModelSpec, inputs: Arrays, purpose: Purpose, path: Path
-    ) -> RunRequest:
-        sha256 = sha256_file(path)
-        runtime = spec.runtime or model.runtime
-        digest = hashlib.sha256(f"{sha256}{runtime}{sorted(model.options.items())}".encode())
-        digest.update(_fingerprint(inputs))
-        return RunRequest(
-            id=f"{model.id}.{spec.id}.{purpose}.{digest.hexdigest()[:8]}",
-            model=ModelIdentity(id=model.id, variant=model.variant, sha256=sha256),
-            path=path,
-            runtime=runtime,
-            options=model.options,
-            inputs=inputs,
-            purpose=purpose,
-            logging=self.matrix.logging,
-            timeout_s=self.matrix.lab.run_timeout_s,
-        )
 
 
 T = TypeVar("T")
@@ -278,31 +263,3 @@ def read_labels(path: Path) -> npt.NDArray[np.integer]:
             f"{path}: labels are not [N] integers", why=f"found {found}", fix="one class index a sample"
         )
     return labels
-
-
-def _fingerprint(inputs: Arrays) -> bytes:
-    """Return a hash of inputs that differs where names, dtypes, shapes or bytes do."""
-    digest = hashlib.sha256()
-    for name in sorted(inputs):
-        array = inputs[name]
-        digest.update(f"{len(name)} {name} {array.dtype.str} {array.shape} ".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.digest()
-
-
-def _unreached(
-    spec: DeviceSpec, request: RunRequest, session_id: str, error: InfrastructureError
-) -> RunRecord:
-    return RunRecord(
-        id=request.id,
-        session=session_id,
-        device=hoped_identity(spec),
-        model=request.model,
-        runtime=request.runtime,
-        backend="",
-        purpose=request.purpose,
-        status="failed",
-        options=request.options,
-        attempts=(Attempt(number=1, started="", duration_s=0.0, error=str(error)),),
-        error=str(error),
-    )

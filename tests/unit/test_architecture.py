@@ -15,8 +15,8 @@ NAME = PACKAGE.name
 
 # Imports point down only: a layer may use those after it.
 LAYERS = (
-    *("report", "release", "audit", "verdicts", "lab", "runtimes", "virtual", "devices"),
-    *("logs", "tensors", "evidence", "matrix", "errors"),
+    *("report", "release", "audit", "verdicts", "aihub", "cluster", "lab", "runtimes"),
+    *("virtual", "devices", "logs", "tensors", "evidence", "matrix", "errors"),
 )
 # The modules that know pytest, and the command line: they stand above all layers.
 PYTEST_EDGE = frozenset({"plugin", "parametrize", "fixtures", "hookspecs", "suite", "xdist", "state"})

@@ -15,7 +15,7 @@ from pytest_devicelab.audit.fingerprint.probe import Array, Probe
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence.record import DeviceIdentity, RunRecord
 from pytest_devicelab.evidence.store import tensor_sha256
-from pytest_devicelab.lab.runner import hoped_identity
+from pytest_devicelab.lab.request import hoped_identity
 from pytest_devicelab.lab.session import LabSession
 from pytest_devicelab.matrix.specs import DeviceSpec, ModelSpec, RuntimeName, Source
 from pytest_devicelab.runtimes.registry import find_runtime

@@ -1,0 +1,108 @@
+"""What a session asks of a lab: one model file on some inputs on one device, and the record of a device out of reach."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pytest_devicelab.devices.slots import sha256_file
+from pytest_devicelab.errors import InfrastructureError
+from pytest_devicelab.evidence.record import Attempt, DeviceIdentity, ModelIdentity, Purpose, RunRecord
+from pytest_devicelab.matrix.specs import DeviceSpec, LogProfile, MatrixSpec, ModelSpec
+from pytest_devicelab.runtimes.inputs import Arrays
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What to run: one model file on some inputs, for one purpose.
+
+    Attributes:
+        model: the model as the matrix knows it; `path` may be another file made from it, such as a tapped one.
+        inputs: arrays `[N, ...]` by input name.
+    """
+
+    id: str
+    model: ModelIdentity
+    path: Path
+    runtime: str
+    options: Mapping[str, str]
+    inputs: Arrays
+    purpose: Purpose
+    logging: LogProfile
+    timeout_s: float
+
+
+def make_request(
+    matrix: MatrixSpec, spec: DeviceSpec, model: ModelSpec, inputs: Arrays, purpose: Purpose, path: Path
+) -> RunRequest:
+    """Return the request for a run; equal content has an equal id, whoever asks.
+
+    Args:
+        matrix: says what is logged, and how long a run may take.
+        spec: the device.
+        model: what the matrix says of the model.
+        inputs: arrays `[N, ...]` by input name.
+        purpose: why it is run.
+        path: the model's own file, or one made from it.
+    """
+    sha256 = sha256_file(path)
+    runtime = spec.runtime or model.runtime
+    digest = hashlib.sha256(f"{sha256}{runtime}{sorted(model.options.items())}".encode())
+    digest.update(fingerprint_of(inputs))
+    return RunRequest(
+        id=f"{model.id}.{spec.id}.{purpose}.{digest.hexdigest()[:8]}",
+        model=ModelIdentity(id=model.id, variant=model.variant, sha256=sha256),
+        path=path,
+        runtime=runtime,
+        options=model.options,
+        inputs=inputs,
+        purpose=purpose,
+        logging=matrix.logging,
+        timeout_s=matrix.lab.run_timeout_s,
+    )
+
+
+def fingerprint_of(inputs: Arrays) -> bytes:
+    """Return a hash of inputs that differs where names, dtypes, shapes or bytes do."""
+    digest = hashlib.sha256()
+    for name in sorted(inputs):
+        array = inputs[name]
+        digest.update(f"{len(name)} {name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.digest()
+
+
+def hoped_identity(spec: DeviceSpec) -> DeviceIdentity:
+    """Return what the matrix says a device is, for a record of a device that never answered."""
+    return DeviceIdentity(
+        id=spec.id,
+        kind=spec.kind,
+        soc=spec.soc.name if spec.soc else None,
+        hexagon=spec.soc.hexagon if spec.soc else None,
+        simulated=spec.simulated,
+        serial=spec.serial or "",
+        engine=spec.engine if spec.simulated else None,
+    )
+
+
+def unreached(
+    spec: DeviceSpec, request: RunRequest, session_id: str, error: InfrastructureError
+) -> RunRecord:
+    """Return the record of a run that never began, because the lab could not reach the device."""
+    return RunRecord(
+        id=request.id,
+        session=session_id,
+        device=hoped_identity(spec),
+        model=request.model,
+        runtime=request.runtime,
+        backend="",
+        purpose=request.purpose,
+        status="failed",
+        options=request.options,
+        attempts=(Attempt(number=1, started="", duration_s=0.0, error=str(error)),),
+        error=str(error),
+    )
