@@ -1,4 +1,4 @@
-"""`devicelab suggest`: matrix YAML for the devices that an adb server knows."""
+"""`devicelab suggest`: matrix YAML for the devices that an adb server knows, or that AI Hub lists."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pytest_devicelab.aihub.messages import HubDevice
     from pytest_devicelab.devices.adb_transport import AdbTransport
 
 # What to do about a device that adb knows but cannot use. Source: AOSP adb, ConnectionState.
@@ -42,6 +43,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--adb-port", type=int, default=5037, metavar="PORT", help="the adb server to ask (default: 5037)"
     )
+    parser.add_argument(
+        "--aihub",
+        choices=("all", "canary"),
+        help="ask Qualcomm AI Hub instead: for every device that runs QNN models, or one a Hexagon version",
+    )
     parser.set_defaults(run=run)
 
 
@@ -50,6 +56,9 @@ def run(options: argparse.Namespace) -> int:
     from pytest_devicelab.devices.adb_transport import AdbTransport, list_attached
     from pytest_devicelab.errors import DeviceLost, InfrastructureError
 
+    if options.aihub:
+        print("\n".join(["devices:", *_aihub_entries(options.aihub)]))
+        return 0
     host, port = "127.0.0.1", options.adb_port
     try:
         attached = list_attached(host, port)
@@ -94,6 +103,27 @@ def entry(serial: str, properties: dict[str, str], taken: set[str]) -> str:
     if properties["ro.devicelab.simulated"]:
         remarks.append("a virtual device, not silicon: kind: virtual would say so in reports")
     return f"  - {{{', '.join(words)}}}  # {_comment(remarks)}"
+
+
+def _aihub_entries(name: str) -> list[str]:
+    """Ask AI Hub for the devices of a set; collection never does, so that it is the same in every worker."""
+    from pytest_devicelab.aihub.account import account_file, read_account
+    from pytest_devicelab.aihub.edge import HubEdge
+    from pytest_devicelab.aihub.outcome import Deadline
+    from pytest_devicelab.aihub.selection import device_set
+
+    edge, deadline = HubEdge(read_account(account_file())), Deadline.after(120)
+    edge.check(deadline)
+    taken: set[str] = set()
+    return [hub_entry(each, taken) for each in device_set(name, edge.devices("", "", (), deadline))]
+
+
+def hub_entry(device: HubDevice, taken: set[str]) -> str:
+    """Return the line of a device of AI Hub; its id is new in `taken`."""
+    words = [f"id: {_identifier(device.name, taken)}", "kind: aihub", f"name: {json.dumps(device.name)}"]
+    words += [f"os: {json.dumps(device.os)}", "runtime: qnn"]
+    told = [device.attribute(key) for key in ("chipset", "hexagon")]
+    return f"  - {{{', '.join(words)}}}  # {_comment(text for text in told if text)}"
 
 
 def trouble(serial: str, state: str) -> str:

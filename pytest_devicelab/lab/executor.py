@@ -52,6 +52,27 @@ class ExecutorContext:
     progress: Callable[[str], None]
 
 
+def require_executor(kind: str) -> None:
+    """Require that devices of a kind that is not local can be driven here, before anything is started.
+
+    An entry point may have a function `require()` that says what is missing; so what only a run can tell does not
+    have to be waited for.
+
+    Raises:
+        UserError: nothing installed brings that kind, or what it needs is missing.
+    """
+    entries = tuple(entry_points(group=GROUP, name=kind))
+    if not entries:
+        raise UserError(
+            f"nothing installed carries out runs on devices of kind {kind!r}",
+            why=f"no package has an entry point {kind!r} in the group {GROUP!r}",
+            fix="install the package that brings that kind of device",
+        )
+    require: Callable[[], None] | None = getattr(entries[0].load(), "require", None)
+    if require is not None:
+        require()
+
+
 def make_executor(kind: str, context: ExecutorContext) -> Executor:
     """Return an executor for devices of a kind that is not local.
 

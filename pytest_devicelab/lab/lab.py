@@ -16,6 +16,7 @@ from pytest_devicelab.devices.adb_server import AdbServer, connect_device, find_
 from pytest_devicelab.devices.adb_transport import AdbTransport, list_serials
 from pytest_devicelab.devices.toggles import restore_toggles
 from pytest_devicelab.errors import DeviceLost, InfrastructureError, UserError
+from pytest_devicelab.lab.executor import LOCAL_KINDS, require_executor
 from pytest_devicelab.lab.lease import hold
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec
 
@@ -202,10 +203,6 @@ def namespace_wanted(environment: Mapping[str, str]) -> bool | None:
 
 
 def refuse_unsupported(devices: tuple[DeviceSpec, ...]) -> None:
-    """Refuse devices this version cannot drive, before anything is started."""
-    cloud = [spec for spec in devices if spec.kind == "aihub"]
-    if cloud:
-        raise UserError(
-            f"{cloud[0].source}: device {cloud[0].id} is in Qualcomm AI Hub, which this version cannot drive yet",
-            fix="take it out of the matrix, or select others with --devicelab-select 'kind=virtual'",
-        )
+    """Refuse devices that cannot be driven here, before anything is started."""
+    for kind in dict.fromkeys(spec.kind for spec in devices if spec.kind not in LOCAL_KINDS):
+        require_executor(kind)

@@ -160,8 +160,12 @@ class LabSession:
 
     def evaluate_all(self, model: ModelSpec) -> Mapping[str, RunRecord]:
         """Return the evaluation record of every selected device, in matrix order; devices run side by side."""
-        records = side_by_side([partial(self.evaluate, spec, model) for spec in self.devices])
-        return {spec.id: record for spec, record in zip(self.devices, records, strict=True)}
+        # Whoever waits for a cloud's queue has a thread of its own; those that compute here share a few.
+        ordered = sorted(self.devices, key=lambda spec: spec.kind in LOCAL_KINDS)
+        waiting = sum(spec.kind not in LOCAL_KINDS for spec in ordered)
+        records = side_by_side([partial(self.evaluate, spec, model) for spec in ordered], waiting=waiting)
+        made = {spec.id: record for spec, record in zip(ordered, records, strict=True)}
+        return {spec.id: made[spec.id] for spec in self.devices}
 
     def any_simulated(self, devices: Collection[str]) -> bool:
         """Say whether a simulator stands for any of these devices, by the matrix or by the device's own word."""
@@ -212,9 +216,12 @@ class LabSession:
 T = TypeVar("T")
 
 
-def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
-    """Do tasks at once, each with what the caller's context holds; return their results in order."""
-    with ThreadPoolExecutor(_THREADS) as pool:
+def side_by_side(tasks: Sequence[Callable[[], T]], *, waiting: int = 0) -> list[T]:
+    """Do tasks at once, each with what the caller's context holds; return their results in order.
+
+    The first `waiting` of them only wait for others, and get threads of their own.
+    """
+    with ThreadPoolExecutor(_THREADS + waiting) as pool:
         futures = [pool.submit(copy_context().run, task) for task in tasks]
         return [future.result() for future in futures]
 
@@ -231,8 +238,11 @@ class Prefetch:
         self._session = session
         self._end = threading.Event()
         self._pool = ThreadPoolExecutor(_PREFETCH_THREADS, thread_name_prefix="devicelab-prefetch")
+        # All that goes to a cloud is submitted at once, and then waited for.
+        self._clouds = ThreadPoolExecutor(max(1, len(wanted)), thread_name_prefix="devicelab-cloud")
         for (spec, model), twice in wanted.items():
-            self._pool.submit(self._make, spec, model, twice)
+            pool = self._pool if spec.kind in LOCAL_KINDS else self._clouds
+            pool.submit(self._make, spec, model, twice)
 
     def _make(self, spec: DeviceSpec, model: ModelSpec, twice: bool) -> None:
         runs = (self._session.evaluate, self._session.repeat)
@@ -245,7 +255,9 @@ class Prefetch:
     def close(self) -> None:
         """Make no further run; wait for those under way."""
         self._end.set()
+        self._session.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._clouds.shutdown(wait=True, cancel_futures=True)
 
 
 def read_labels(path: Path) -> npt.NDArray[np.integer]:

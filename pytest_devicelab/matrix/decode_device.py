@@ -12,16 +12,20 @@ from pytest_devicelab.errors import UserError
 from pytest_devicelab.matrix.cursor import Cursor
 from pytest_devicelab.matrix.faults import decode_fault
 from pytest_devicelab.matrix.soc import SIMULATED_HEXAGONS, Soc, find_soc, soc_from_properties
-from pytest_devicelab.matrix.specs import DeviceKind, DeviceSpec, RuntimeName
+from pytest_devicelab.matrix.specs import Compiler, DeviceKind, DeviceSpec, RuntimeName
 from pytest_devicelab.matrix.suggest import did_you_mean, show
 
 KINDS: tuple[DeviceKind, ...] = get_args(DeviceKind)
+COMPILERS: tuple[Compiler, ...] = get_args(Compiler)
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 ENGINES = ("htp", "cpu")
 
 ID = re.compile(r"[a-z0-9][a-z0-9_.]{0,63}")
 ID_RULE = "is not an id: up to 64 of a-z 0-9 _ . (no '-', which pytest puts between ids)"
 _SERIAL = re.compile(r"[A-Za-z0-9._:][A-Za-z0-9._:-]{0,127}")
+_ATTRIBUTE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,127}")
+_ATTRIBUTE_RULE = "is not an attribute of AI Hub: letters, digits and _ . : + -"
+_HUB_OS = re.compile(r"[0-9][0-9.]{0,15}|\[[0-9.]{0,15},[0-9.]{0,15}\)")
 _PROPERTY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,127}")
 _CALLABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*")
 
@@ -37,6 +41,11 @@ _ONLY_FOR: MappingProxyType[str, DeviceKind] = MappingProxyType(
         "sdk": "virtual",
         "serial": "adb",
         "selector": "adb",
+        "chipset": "aihub",
+        "os": "aihub",
+        "attributes": "aihub",
+        "compiler": "aihub",
+        "timeout_s": "aihub",
     }
 )
 _KEYS = ("soc", "name", "runtime", *_ONLY_FOR)
@@ -59,6 +68,11 @@ def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
     runtime, sdk = fields["runtime"].word(RUNTIMES), fields["sdk"].integer(21, 99)
     properties = _properties(fields["properties"])
     faults = tuple(fault for item in fields["faults"].items() if (fault := decode_fault(item)) is not None)
+    chipset = fields["chipset"].text(_ATTRIBUTE, _ATTRIBUTE_RULE)
+    hub_os = fields["os"].text(_HUB_OS, 'is not a version such as "14", or an interval such as "[13,15)"')
+    asked = tuple(item.text(_ATTRIBUTE, _ATTRIBUTE_RULE) for item in fields["attributes"].items())
+    attributes = tuple(each for each in asked if each is not None)
+    compiler, timeout_s = fields["compiler"].word(COMPILERS), fields["timeout_s"].number(1, 86_400)
     if kind is None:
         return None
     _check_kind(cursor, kind, fields)
@@ -78,6 +92,11 @@ def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
         engine=engine or "htp",
         runtime=runtime,
         sdk=sdk or 34,
+        chipset=chipset,
+        hub_os=hub_os,
+        attributes=attributes,
+        compiler=compiler or "hub",
+        timeout_s=timeout_s or 3600.0,
         faults=faults,
     )
 
@@ -88,8 +107,11 @@ def _check_kind(cursor: Cursor, kind: DeviceKind, fields: dict[str, Cursor]) -> 
             fields[key].fail(f"is for devices of kind {owner}, this one is {kind}: remove it")
     if kind == "virtual" and not fields["soc"].present:
         cursor.fail("a virtual device needs the chip it stands for: add soc, such as soc: SM8650")
-    if kind == "aihub" and not fields["name"].present:
-        cursor.fail('an AI Hub device needs its name there: add name, such as name: "Samsung Galaxy S25"')
+    if kind == "aihub" and not any(fields[key].present for key in ("name", "chipset", "attributes")):
+        cursor.fail(
+            'which AI Hub device? Add name, such as name: "Samsung Galaxy S25", chipset, or attributes; '
+            "`devicelab suggest --aihub=all` prints them"
+        )
     if kind == "adb" and not fields["serial"].present and not fields["selector"].present:
         cursor.fail(
             "which phone? Add serial (see `adb devices`), or selector, such as selector: {soc: SM8650}"

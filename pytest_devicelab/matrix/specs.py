@@ -11,6 +11,7 @@ from typing import Literal
 from pytest_devicelab.matrix.soc import Soc
 
 DeviceKind = Literal["virtual", "adb", "aihub"]
+Compiler = Literal["hub", "ours"]
 RuntimeName = Literal["qnn", "ort"]
 Agreement = Literal["three_run", "bitwise"]
 LogLevel = Literal["off", "error", "warn", "info", "verbose"]
@@ -87,6 +88,9 @@ class DeviceSpec:
         engine: numerics engine of a virtual device: `htp`, `cpu`, or `package.module:callable`.
         runtime: the runtime every model uses on this device, overriding the model's own.
         sdk: Android API level.
+        name: of an AI Hub device, its name there; `chipset`, `hub_os` and `attributes`: what else it must be.
+        compiler: who compiles for an AI Hub device: `hub` itself, or `ours` on this host.
+        timeout_s: how long one run on an AI Hub device may take in all, its queues included.
         faults: trouble a virtual device starts with.
     """
 
@@ -101,6 +105,11 @@ class DeviceSpec:
     engine: str = "htp"
     runtime: RuntimeName | None = None
     sdk: int = 34
+    chipset: str | None = None
+    hub_os: str | None = None
+    attributes: tuple[str, ...] = ()
+    compiler: Compiler = "hub"
+    timeout_s: float = 3600.0
     faults: tuple[FaultSpec, ...] = ()
 
     @property

@@ -208,10 +208,11 @@ def test_an_engine_that_is_not_there(project: Project) -> None:
     assert "fix: " in message
 
 
-def test_a_device_kind_this_version_cannot_drive(project: Project) -> None:
+def test_a_cloud_without_settings(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QAIHUB_CLIENT_INI", str(project.path / "none.ini"))
     project.write({"id": "hub", "kind": "aihub", "name": "Samsung Galaxy S25"})
     message = _refused(project)
-    assert "AI Hub" in message
+    assert "none.ini does not say how to reach Qualcomm AI Hub" in message
     assert "fix: " in message
 
 

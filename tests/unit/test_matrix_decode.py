@@ -268,7 +268,10 @@ def test_the_demo_matrix_is_good() -> None:
 
 DEVICE = "{id: s24, kind: virtual, soc: SM8650, sdk: 33, properties: {ro.x: 1}}"
 PHONE = '{id: phone, kind: adb, serial: "1234567890", runtime: ort}'
-KEYS = "id, kind, soc, name, runtime, engine, faults, properties, sdk, serial, selector"
+KEYS = (
+    "id, kind, soc, name, runtime, engine, faults, properties, sdk, serial, selector, "
+    "chipset, os, attributes, compiler, timeout_s"
+)
 NUMBER_ID = "is not an id: up to 64 of a-z 0-9 _ . (no '-', which pytest puts between ids)"
 
 MISTAKES = {
@@ -449,8 +452,16 @@ MISTAKES = {
     "sdk out of range": (*("sdk: 33", "sdk: 3"), "5:48: devices[0].sdk: 3 is out of range: 21 to 99"),
     "hub device without name": (
         *(", name: Galaxy", ""),
-        "7:5: devices[2]: an AI Hub device needs its name there: "
-        'add name, such as name: "Samsung Galaxy S25"',
+        '7:5: devices[2]: which AI Hub device? Add name, such as name: "Samsung Galaxy S25", chipset, or '
+        "attributes; `devicelab suggest --aihub=all` prints them",
+    ),
+    "hub device of an odd chipset": (
+        *("name: Galaxy", 'chipset: "a b"'),
+        "7:37: devices[2].chipset: 'a b' is not an attribute of AI Hub: letters, digits and _ . : + -",
+    ),
+    "hub device of an odd os": (
+        *("name: Galaxy", 'name: Galaxy, os: "[13,15]"'),
+        '7:46: devices[2].os: \'[13,15]\' is not a version such as "14", or an interval such as "[13,15)"',
     ),
     "logging misspelled": (
         *("warn", "wran"),

@@ -73,6 +73,7 @@ def test_every_problem_is_found_at_once(
 ) -> None:
     monkeypatch.setenv("DEVICELAB_ADB", str(tmp_path / "no-adb"))
     monkeypatch.setenv("DEVICELAB_NAMESPACE", "sometimes")
+    monkeypatch.setenv("QAIHUB_CLIENT_INI", str(tmp_path / "no.ini"))
     whole = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name.startswith("onnxruntime") else whole(name)
@@ -103,7 +104,7 @@ def test_every_problem_is_found_at_once(
     for part in (
         "adb was not found",
         "$DEVICELAB_NAMESPACE is 'sometimes'",
-        "Qualcomm AI Hub, which this version cannot drive",
+        "no.ini does not say how to reach Qualcomm AI Hub",
         "not installed: onnxruntime, onnxruntime-qnn",
         "engine 'no_such_package:engine' cannot be imported",
         "bad.onnx: not an ONNX model (model broken, matrix.yaml:3:5)",

@@ -1,0 +1,1 @@
+"""Qualcomm AI Hub: runs on devices of `kind: aihub`, through the REST layer of the real qai_hub client."""
