@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import posixpath
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.logcat import LogWatch, LogWindow
@@ -46,6 +48,7 @@ def run_watched(
     timeout_s: float,
     started: Callable[[], None],
     broken_off: Callable[[bytes], None],
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> WatchedRun:
     """Run a program under a log profile.
 
@@ -60,10 +63,16 @@ def run_watched(
         started: called when all is switched on and the program is about to run.
         broken_off: gets what was logged when the device or the deadline puts an end to it.
 
+        environment: what the program's environment gets.
+
     Raises:
         InfrastructureError: a switch, the log or the device failed; all switches are put back.
     """
-    farf = farf_file(device, cwd, command[0], profile.farf) if profile.farf else nullcontext()
+    farf = (
+        farf_file(device, cwd, posixpath.basename(command[0]), profile.farf)
+        if profile.farf
+        else nullcontext()
+    )
     with toggled(device, profile.properties), farf:
         watch = LogWatch(
             device,
@@ -75,7 +84,10 @@ def run_watched(
         started()
         try:
             # `exec` gives the program the shell's own process id, so that its lines are known from others'.
-            text = f"cd {shlex.quote(cwd)} && {ANNOUNCE_PID} && exec {shlex.join(command)}"
+            exports = "".join(
+                f"export {name}={shlex.quote(value)} && " for name, value in environment.items()
+            )
+            text = f"cd {shlex.quote(cwd)} && {exports}{ANNOUNCE_PID} && exec {shlex.join(command)}"
             done = device.script(text, timeout_s=timeout_s)
             window = watch.close()
         except InfrastructureError:

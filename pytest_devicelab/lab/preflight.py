@@ -17,6 +17,7 @@ from pytest_devicelab.lab.lab import namespace_wanted, refuse_unsupported
 from pytest_devicelab.lab.session import read_labels
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
 from pytest_devicelab.runtimes.inputs import Arrays, load_inputs
+from pytest_devicelab.runtimes.qairt import find_sdk
 from pytest_devicelab.virtual.engines.resolve import resolve_engine
 
 
@@ -31,6 +32,8 @@ def check_lab(matrix: MatrixSpec, devices: tuple[DeviceSpec, ...]) -> None:
     _attempt(problems, lambda: namespace_wanted(os.environ))
     _attempt(problems, lambda: refuse_unsupported(devices))
     _attempt(problems, lambda: _check_packages(matrix, devices))
+    if any(spec.kind == "adb" for spec in devices):
+        _attempt(problems, lambda: find_sdk(matrix.qairt_sdk, os.environ))
     for engine in sorted({spec.engine for spec in devices if spec.simulated} - {"htp", "cpu"}):
         _attempt(problems, partial(resolve_engine, engine))
     for model in matrix.models:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence.record import Attempt, DeviceIdentity, ModelIdentity, Purpose, RunRecord
 from pytest_devicelab.matrix.specs import DeviceSpec, LogProfile, MatrixSpec, ModelSpec
 from pytest_devicelab.runtimes.inputs import Arrays
+from pytest_devicelab.runtimes.qairt import find_sdk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,7 @@ class RunRequest:
     Attributes:
         model: the model as the matrix knows it; `path` may be another file made from it, such as a tapped one.
         inputs: arrays `[N, ...]` by input name.
+        qairt_sdk: Qualcomm's SDK on this machine, for devices that have no runner of their own; None for none.
     """
 
     id: str
@@ -34,6 +37,7 @@ class RunRequest:
     purpose: Purpose
     logging: LogProfile
     timeout_s: float
+    qairt_sdk: Path | None = None
 
 
 def make_request(
@@ -63,6 +67,7 @@ def make_request(
         purpose=purpose,
         logging=matrix.logging,
         timeout_s=matrix.lab.run_timeout_s,
+        qairt_sdk=find_sdk(matrix.qairt_sdk, os.environ) if spec.kind == "adb" else None,
     )
 
 

@@ -8,7 +8,7 @@ import re
 import shlex
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -31,10 +31,12 @@ from pytest_devicelab.evidence.record import (
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.capture import WatchedRun, run_watched
 from pytest_devicelab.lab.heard import about_the_run, heard_lines, runner_pids
+from pytest_devicelab.lab.kit_delivery import choose_kit, lay_out
 from pytest_devicelab.lab.request import RunRequest, hoped_identity
 from pytest_devicelab.logs.scan import scan_log
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.runtimes.inputs import pack_inputs
+from pytest_devicelab.runtimes.kit import Kit
 from pytest_devicelab.runtimes.registry import find_runtime
 from pytest_devicelab.runtimes.runtime import Job, Leftovers, OutputFile, Prepared, Runtime
 
@@ -123,6 +125,8 @@ class _Run:
             self._say("compiling")
             prepared = self._prepare(soc, record.backend)
             record = replace(record, options=prepared.options, versions=prepared.versions)
+            prepared = self._equip(prepared, soc)
+            record = replace(record, versions={**record.versions, **_sdk_version(prepared.kit)})
             outcome = self._execute(prepared, record.backend)
             record = (
                 self._collected(record, prepared)
@@ -164,6 +168,17 @@ class _Run:
             self._keep("compile.log", prepared.log)
         return prepared
 
+    def _equip(self, prepared: Prepared, soc: Soc | None) -> Prepared:
+        kit = choose_kit(
+            self._device,
+            self._runtime,
+            prepared,
+            soc,
+            folder=f"{self._work}/kit",
+            sdk=self._request.qairt_sdk,
+        )
+        return replace(prepared, kit=kit)
+
     def _execute(self, prepared: Prepared, backend: str) -> tuple[int, str] | None:
         """Deploy and run; return None when the runner succeeded, else its exit status and what it printed."""
         device, request = self._device, self._request
@@ -180,12 +195,15 @@ class _Run:
                 why=cleared.stderr.decode("utf-8", "replace").strip()[:500],
                 fix="remove it on the device; root may have made it",
             )
+        if prepared.kit is not None:
+            lay_out(device, prepared.kit, f"{self._work}/kit")
         job = Job(
             model=model,
             input_list="input_list.txt",
             output_dir=f"{self._work}/out",
             log_level=request.logging.level,
             backend=backend,
+            kit_folder=f"{self._work}/kit",
         )
         token = hashlib.sha256(f"{request.id}{time.time_ns()}".encode()).hexdigest()[:16]
         done = run_watched(
@@ -198,6 +216,7 @@ class _Run:
             timeout_s=request.timeout_s,
             started=lambda: self._say(f"running {archive.samples} samples"),
             broken_off=lambda data: self._read_log("logcat", data),
+            environment=prepared.kit.environment if prepared.kit else {},
         )
         self._hear(done)
         if done.exit_code == 0:
@@ -265,7 +284,7 @@ class _Run:
         self._say("collecting")
         out = f"{self._work}/out"
         present = set(self._device.script(f"cd {shlex.quote(out)} && ls").text.split())
-        for name in self._runtime.evidence_files:
+        for name in (*self._runtime.evidence_files, *(prepared.kit.evidence_files if prepared.kit else ())):
             # What an attempt before this one brought must not speak for it.
             (self._folder / name).unlink(missing_ok=True)
             if name in present:
@@ -347,6 +366,10 @@ class _Run:
                 spared_bytes=self._spared,
             ),
         )
+
+
+def _sdk_version(kit: Kit | None) -> Mapping[str, str]:
+    return {"qairt_sdk": kit.version} if kit is not None and kit.version else {}
 
 
 def _without_batch(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -37,7 +37,7 @@ def load_matrix(path: Path) -> MatrixSpec:
     root = Cursor(path="", node=node, source=issues.at(node.start_mark), issues=issues)
     notes: list[str] = []
     fields = root.fields(
-        required=("schema", "devices", "models"), optional=("lab", "logging", "log_profiles")
+        required=("schema", "devices", "models"), optional=("lab", "logging", "log_profiles", "qairt_sdk")
     )
     schema = fields["schema"].text()
     if schema is not None and schema != SCHEMA:
@@ -54,9 +54,11 @@ def load_matrix(path: Path) -> MatrixSpec:
     devices = tuple(spec for spec in decoded_devices if spec is not None)
     models = tuple(spec for spec in decoded_models if spec is not None)
     _check_runtimes(devices, models, issues)
+    sdk = fields["qairt_sdk"].text()
     issues.check()
     return MatrixSpec(
         path=path,
+        qairt_sdk=path.absolute().parent / sdk if sdk is not None else None,
         lab=lab,
         devices=devices,
         models=models,

@@ -12,12 +12,13 @@ from pytest_devicelab.errors import UserError
 from pytest_devicelab.matrix.cursor import Cursor
 from pytest_devicelab.matrix.faults import decode_fault
 from pytest_devicelab.matrix.soc import SIMULATED_HEXAGONS, Soc, find_soc, soc_from_properties
-from pytest_devicelab.matrix.specs import Compiler, DeviceKind, DeviceSpec, RuntimeName
+from pytest_devicelab.matrix.specs import Compiler, DeviceKind, DeviceSpec, ProcessDomain, RuntimeName
 from pytest_devicelab.matrix.suggest import did_you_mean, show
 
 KINDS: tuple[DeviceKind, ...] = get_args(DeviceKind)
 COMPILERS: tuple[Compiler, ...] = get_args(Compiler)
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
+PROCESS_DOMAINS: tuple[ProcessDomain, ...] = get_args(ProcessDomain)
 ENGINES = ("htp", "cpu")
 
 ID = re.compile(r"[a-z0-9][a-z0-9_.]{0,63}")
@@ -46,6 +47,7 @@ _ONLY_FOR: MappingProxyType[str, DeviceKind] = MappingProxyType(
         "attributes": "aihub",
         "compiler": "aihub",
         "timeout_s": "aihub",
+        "pd": "adb",
     }
 )
 _KEYS = ("soc", "name", "runtime", *_ONLY_FOR)
@@ -67,6 +69,7 @@ def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
     name, serial = fields["name"].text(), fields["serial"].text(_SERIAL, "is not an adb serial")
     runtime, sdk = fields["runtime"].word(RUNTIMES), fields["sdk"].integer(21, 99)
     properties = _properties(fields["properties"])
+    domain = fields["pd"].word(PROCESS_DOMAINS)
     faults = tuple(fault for item in fields["faults"].items() if (fault := decode_fault(item)) is not None)
     chipset = fields["chipset"].text(_ATTRIBUTE, _ATTRIBUTE_RULE)
     hub_os = fields["os"].text(_HUB_OS, 'is not a version such as "14", or an interval such as "[13,15)"')
@@ -98,6 +101,7 @@ def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
         compiler=compiler or "hub",
         timeout_s=timeout_s or 3600.0,
         faults=faults,
+        pd=domain or "unsigned",
     )
 
 

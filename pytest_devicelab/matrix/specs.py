@@ -15,6 +15,7 @@ Compiler = Literal["hub", "ours"]
 RuntimeName = Literal["qnn", "ort"]
 Agreement = Literal["three_run", "bitwise"]
 LogLevel = Literal["off", "error", "warn", "info", "verbose"]
+ProcessDomain = Literal["unsigned", "signed"]
 Phase = Literal["connect", "push", "run", "pull", "log"]
 
 
@@ -92,6 +93,7 @@ class DeviceSpec:
         compiler: who compiles for an AI Hub device: `hub` itself, or `ours` on this host.
         timeout_s: how long one run on an AI Hub device may take in all, its queues included.
         faults: trouble a virtual device starts with.
+        pd: process domain of the DSP's code; `signed` takes a skel the phone's vendor has signed.
     """
 
     id: str
@@ -111,6 +113,7 @@ class DeviceSpec:
     compiler: Compiler = "hub"
     timeout_s: float = 3600.0
     faults: tuple[FaultSpec, ...] = ()
+    pd: ProcessDomain = "unsigned"
 
     @property
     def simulated(self) -> bool:
@@ -212,6 +215,7 @@ class MatrixSpec:
     Attributes:
         path: the file it was read from.
         logging: what is logged during every run.
+        qairt_sdk: Qualcomm's SDK on this machine, whose runner and libraries go to phones, or None.
         notes: remarks for the user, such as an invented chip name and the real chip it was taken for.
     """
 
@@ -220,6 +224,7 @@ class MatrixSpec:
     devices: tuple[DeviceSpec, ...]
     models: tuple[ModelSpec, ...]
     logging: LogProfile = field(default_factory=lambda: log_profile("verbose"))
+    qairt_sdk: Path | None = None
     notes: tuple[str, ...] = ()
 
     def device(self, device_id: str) -> DeviceSpec:

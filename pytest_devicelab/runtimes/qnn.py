@@ -10,6 +10,8 @@ from pytest_devicelab.errors import InfrastructureError, TransferError
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.runtimes.compile import compile_context
+from pytest_devicelab.runtimes.kit import Kit, Place
+from pytest_devicelab.runtimes.qairt import htp_kit, view_profile
 from pytest_devicelab.runtimes.runtime import Job, Leftovers, OutputFile, Prepared
 from pytest_devicelab.virtual.onnx_model import load_model, op_types, output_quantization, signature
 from pytest_devicelab.virtual.profile import op_rows
@@ -75,14 +77,24 @@ class QnnRuntime:
                 if tensor.dtype == declared.get(tensor.name) and tensor.dtype != "float32"
             ),
             op_sources=compiled.sources,
+            graphs=tuple(graph.name for graph in compiled.info.graphs),
         )
+
+    def kit(self, prepared: Prepared, place: Place) -> Kit | None:
+        """Return qnn-net-run and the HTP libraries of the phone's Hexagon; None for a device that has its own."""
+        if place.spec.kind != "adb":
+            return None
+        compiler = prepared.versions.get("qairt", "")
+        return htp_kit(place, compiler=compiler, options=prepared.options, graph=prepared.graphs[0])
 
     def command(self, prepared: Prepared, job: Job) -> tuple[str, ...]:
         """Return qnn-net-run's command line."""
+        kit = prepared.kit
         return (
-            "qnn-net-run",
+            f"{job.kit_folder}/{kit.program}" if kit else "qnn-net-run",
             f"--retrieve_context={job.model}",
-            "--backend=libQnnHtp.so",
+            f"--backend={job.kit_folder}/libQnnHtp.so" if kit else "--backend=libQnnHtp.so",
+            *(kit.arguments if kit else ()),
             f"--input_list={job.input_list}",
             f"--output_dir={job.output_dir}",
             *(
@@ -103,6 +115,8 @@ class QnnRuntime:
     def read_leftovers(self, prepared: Prepared, folder: Path) -> Leftovers:
         """Read the op profile. There is no placement to read: the whole graph runs on the NPU or not at all."""
         profile = folder / _PROFILE
+        if prepared.kit is not None and not profile.exists():
+            view_profile(prepared.kit, folder, _PROFILE)
         if not profile.exists():
             return Leftovers()
         try:

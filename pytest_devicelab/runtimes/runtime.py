@@ -13,6 +13,7 @@ from pytest_devicelab.errors import TransferError
 from pytest_devicelab.evidence.record import NodePlacement, OpRow, Quantization
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec
+from pytest_devicelab.runtimes.kit import Kit
 
 _DTYPES = frozenset(
     {
@@ -77,6 +78,8 @@ class Prepared:
         op_types: ONNX operator type of each named node, to name the sources of an op row.
         op_sources: backend operator -> ONNX nodes it was made from, where the compiler said so.
         native_inputs: inputs whose files hold the graph's own dtype, when that is not float32.
+        graphs: names of the graphs in the file, where the runtime knows graphs by name.
+        kit: what goes to the device beside the model; None where the device has its own runner.
     """
 
     file: Path
@@ -87,17 +90,20 @@ class Prepared:
     op_types: Mapping[str, str] = field(default_factory=dict)
     op_sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     native_inputs: tuple[str, ...] = ()
+    graphs: tuple[str, ...] = ()
+    kit: Kit | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One run on a device: paths are the device's."""
+    """One run on a device: paths are the device's, `kit_folder` where the runner's kit lies."""
 
     model: str
     input_list: str
     output_dir: str
     log_level: str
     backend: str
+    kit_folder: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,178 @@
+"""A phone with Qualcomm's SDK: a stub of the SDK, and a virtual device that the lab takes for a phone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_devicelab.devices.adb import AdbDevice
+from pytest_devicelab.devices.slots import DEVICE_ROOT
+from pytest_devicelab.evidence.record import ModelIdentity, RunRecord
+from pytest_devicelab.evidence.store import SessionStore
+from pytest_devicelab.lab.request import RunRequest
+from pytest_devicelab.lab.runner import run_on_device
+from pytest_devicelab.matrix.specs import log_profile
+from pytest_devicelab.runtimes.inputs import load_inputs
+from tests.e2e.stub_sdk import AARCH64, TRANSCRIPT, X86_64, build_sdk, elf
+from tests.e2e.virtual_lab import VirtualLab
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+Run = Callable[..., RunRecord]
+
+
+@pytest.fixture
+def sdk(tmp_path: Path) -> Path:
+    return build_sdk(tmp_path / "qairt it's; $(here)")
+
+
+@pytest.fixture
+def transcript(virtual_lab: VirtualLab) -> Path:
+    path = virtual_lab.root("s24") / TRANSCRIPT.removeprefix("/")
+    path.unlink(missing_ok=True)
+    return path
+
+
+@pytest.fixture
+def run(virtual_lab: VirtualLab, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run the CNN on `s24`, which the matrix calls a phone."""
+
+    def run(sdk: Path | None, **facts: Any) -> RunRecord:
+        spec = replace(
+            virtual_lab.specs["s24"],
+            kind="adb",
+            serial=virtual_lab.serial("s24"),
+            pd=facts.pop("pd", "unsigned"),
+        )
+        path = FIXTURES / "digits_cnn" / "int8.onnx"
+        request = RunRequest(
+            id="cnn",
+            model=ModelIdentity(id="cnn", variant="", sha256=hashlib.sha256(path.read_bytes()).hexdigest()),
+            path=path,
+            runtime="qnn",
+            options={"offload_graph_io_quantization": "0", **facts},
+            inputs=load_inputs(FIXTURES / "digits_eval.npz", samples=3),
+            purpose="evaluate",
+            logging=log_profile("verbose"),
+            timeout_s=60,
+            qairt_sdk=sdk,
+        )
+        store = SessionStore.create(tmp_path / "reports", f"session{len(list(tmp_path.glob('reports/s*')))}")
+        device = AdbDevice(spec, virtual_lab.transport("s24"))
+        return run_on_device(device, request, store, cache=tmp_path_factory.getbasetemp() / "qairt-cache")
+
+    return run
+
+
+def test_the_sdks_runner_gets_its_libraries_settings_and_environment(
+    run: Run, sdk: Path, transcript: Path
+) -> None:
+    record = run(sdk, htp_performance_mode="balanced", htp_graph_finalization_optimization_mode="2")
+    assert record.status == "ok", record.error
+    assert record.versions["qairt_sdk"] == "2.99.0.271120"
+    lines = transcript.read_text().splitlines()
+    kit = f"{DEVICE_ROOT}/runs/cnn/kit"
+    assert f"program {kit}/qnn-net-run" in lines
+    assert f"word --backend={kit}/libQnnHtp.so" in lines
+    assert f"word --config_file={kit}/backend.json" in lines
+    assert f"LD_LIBRARY_PATH {kit}" in lines
+    assert any(line.startswith(f"ADSP_LIBRARY_PATH {kit};/vendor/") for line in lines)
+    sent = {
+        "libQnnHtp.so": "lib/aarch64-android/libQnnHtp.so",
+        "libQnnHtpV75Stub.so": "lib/aarch64-android/libQnnHtpV75Stub.so",
+        "libQnnSystem.so": "lib/aarch64-android/libQnnSystem.so",
+        "libQnnHtpNetRunExtensions.so": "lib/aarch64-android/libQnnHtpNetRunExtensions.so",
+        "libQnnHtpV75Skel.so": "lib/hexagon-v75/unsigned/libQnnHtpV75Skel.so",
+        "qnn-net-run": "bin/aarch64-android/qnn-net-run",
+    }
+    for name, place in sent.items():
+        digest = hashlib.sha256((sdk / place).read_bytes()).hexdigest()
+        assert any(line.startswith(f"file {name} {digest}") for line in lines), name
+    assert len([line for line in lines if line.startswith("file ")]) == len(sent) + 2
+    start = next(number for number, line in enumerate(lines) if line.startswith("{"))
+    decoder = json.JSONDecoder()
+    text = "\n".join(lines[start:])
+    backend, end = decoder.raw_decode(text)
+    htp, _ = decoder.raw_decode(text[end:].lstrip())
+    assert backend["backend_extensions"]["config_file_path"] == f"{kit}/htp.json"
+    assert htp["graphs"][0]["O"] == 2
+    (core,) = htp["devices"][0].pop("cores")
+    assert htp["devices"] == [{"dsp_arch": "v75", "pd_session": "unsigned"}]
+    assert core["perf_profile"] == "balanced"
+
+
+def test_the_profile_comes_from_the_viewer_of_the_sdk(run: Run, sdk: Path) -> None:
+    with_viewer = run(sdk)
+    assert "qnn-profiling-data_0.log" in with_viewer.files
+    assert with_viewer.ops
+    shutil.rmtree(sdk / "bin/x86_64-linux-clang")
+    assert run(sdk).ops == ()
+
+
+def test_the_bits_are_those_of_the_devices_own_runner(run: Run, sdk: Path, transcript: Path) -> None:
+    bare = run(None)
+    assert not transcript.exists()
+    outputs = run(sdk).outputs
+    assert outputs == bare.outputs
+    assert outputs
+    assert transcript.exists()
+
+
+def test_a_second_run_pushes_no_library_again(run: Run, sdk: Path) -> None:
+    run(sdk)
+    assert run(sdk).transfers.pushed_bytes == 0
+
+
+def _drop(place: str) -> Callable[[Path], None]:
+    return lambda sdk: (sdk / place).unlink()
+
+
+def _write(place: str, content: bytes) -> Callable[[Path], None]:
+    def write(sdk: Path) -> None:
+        (sdk / place).write_bytes(content)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_drop("lib/hexagon-v75/unsigned/libQnnHtpV75Skel.so"), "lacks libQnnHtpV75Skel.so"),
+        (_drop("bin/aarch64-android/qnn-net-run"), "lacks qnn-net-run"),
+        (_write("bin/aarch64-android/qnn-net-run", elf(X86_64)), "is for x86_64; needed is aarch64"),
+        (_write("lib/aarch64-android/libQnnHtp.so", b"not a library"), "neither a program nor a library"),
+        (
+            _write("lib/hexagon-v75/unsigned/libQnnHtpV75Skel.so", elf(AARCH64)),
+            "is for aarch64; needed is hexagon",
+        ),
+        (_write("sdk.yaml", b"version: 2.10.0.230101\n"), "older than the context binary"),
+    ],
+    ids=["no skel", "no runner", "wrong machine", "no library", "skel of another machine", "old SDK"],
+)
+def test_what_does_not_fit_is_said_before_anything_is_pushed(
+    run: Run, sdk: Path, transcript: Path, spoil: Callable[[Path], None], said: str
+) -> None:
+    spoil(sdk)
+    record = run(sdk)
+    assert record.status == "failed"
+    assert said in record.error
+    assert "fix:" in record.error
+    assert record.transfers.pushed_bytes == 0
+    assert not transcript.exists()
+
+
+def test_a_signed_domain_takes_a_signed_skel(run: Run, sdk: Path) -> None:
+    record = run(sdk, pd="signed")
+    assert record.status == "failed"
+    assert "lib/hexagon-v75/signed/libQnnHtpV75Skel.so" in record.error
+
+
+def test_an_sdk_for_another_chip(run: Run, tmp_path: Path) -> None:
+    record = run(build_sdk(tmp_path / "other", hexagons=("68", "81")))
+    assert "SM8650 has Hexagon V75, the SDK is for hexagon-v68, hexagon-v81" in record.error
