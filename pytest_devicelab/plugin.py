@@ -52,6 +52,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--devicelab-reports", metavar="DIR", help="folder for sessions (default: reports in the rootdir)"
     )
     group.addoption(
+        "--devicelab-resume",
+        metavar="SESSION",
+        help="go on with a session that was interrupted, or whose lab failed: its folder, its id, or `latest`; with `=`",
+    )
+    group.addoption(
         "--devicelab-suite",
         choices=("on", "off"),
         default="on",
@@ -66,10 +71,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(fixtures, "devicelab-fixtures")
     config.pluginmanager.register(parametrize, "devicelab-parametrize")
     if config.getoption("devices") is None:
-        if config.getoption("devicelab_select") is not None:
-            raise pytest.UsageError(
-                "--devicelab-select chooses from a matrix: give one with --devices=MATRIX.yaml"
-            )
+        for option, does in (("select", "chooses from a matrix"), ("resume", "goes on with a matrix")):
+            if config.getoption(f"devicelab_{option}") is not None:
+                raise pytest.UsageError(f"--devicelab-{option} {does}: give one with --devices=MATRIX.yaml")
         return
     from pytest_devicelab.state import State
 

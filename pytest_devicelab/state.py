@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,7 +19,9 @@ from pytest_devicelab.errors import InfrastructureError
 if TYPE_CHECKING:
     from pytest_devicelab.evidence.store import SessionStore
     from pytest_devicelab.lab.lab import LabAddress, LabServices
+    from pytest_devicelab.lab.scratch import Scratch
     from pytest_devicelab.lab.session import LabSession, Prefetch
+    from pytest_devicelab.lab.session_lock import SessionLock
     from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
     from pytest_devicelab.progress import ProgressLog, ProgressPrinter
     from pytest_devicelab.report.lines import Style
@@ -47,6 +48,7 @@ class State:
         reports: where sessions go.
         handoff: in a worker, what the controller passed on; None on the controller.
         verbosity: pytest's; a quiet session shows no progress.
+        resume: folder of the session to go on with; None begins one.
     """
 
     def __init__(
@@ -57,15 +59,18 @@ class State:
         reports: Path,
         handoff: dict[str, Any] | None,
         verbosity: int,
+        resume: Path | None = None,
     ) -> None:
         self.matrix = matrix
         self.devices = devices
         self._reports = reports
         self._handoff = handoff
         self._verbosity = verbosity
+        self._resume = resume
         self._started = datetime.now(UTC)
+        self._lock: SessionLock | None = None
         self._services: LabServices | None = None
-        self._scratch: Path | None = None
+        self._scratch: Scratch | None = None
         self._address: LabAddress | None = None
         self._store: SessionStore | None = None
         self._session: LabSession | None = None
@@ -90,43 +95,72 @@ class State:
             else config.rootpath / config.getini("devicelab_reports")
         )
         worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+        resume = None
+        if worker is None and (wanted := config.getoption("devicelab_resume")) is not None:
+            from pytest_devicelab.lab.resume import find_session, require_same_matrix
+
+            resume = find_session(wanted, reports, config.invocation_params.dir)
+            require_same_matrix(resume, matrix.path)
         return cls(
             matrix=matrix,
             devices=devices,
             reports=reports,
             handoff=worker["devicelab"] if worker is not None else None,
             verbosity=config.get_verbosity(),
+            resume=resume,
         )
 
     def start(self) -> None:
         """Check what was asked for, make the session's folder and bring the lab up; in a worker, find them."""
-        from pytest_devicelab.evidence.store import SessionStore, new_session_id
+        from pytest_devicelab.evidence.store import SessionStore
         from pytest_devicelab.lab.lab import LabAddress, LabServices
         from pytest_devicelab.lab.preflight import check_lab
+        from pytest_devicelab.lab.scratch import Scratch
+        from pytest_devicelab.lab.session_lock import SessionLock
         from pytest_devicelab.progress import ProgressPrinter
 
         if self._handoff is not None:
             self._address = LabAddress(**self._handoff["address"])
-            self._store = SessionStore.open(Path(self._handoff["store"]))
+            root = Path(self._handoff["store"])
+            self._lock = SessionLock.join(root)
+            self._store = SessionStore.open(root, attempt=self._handoff["attempt"])
             return
+        if self._resume is not None:
+            self._lock = SessionLock.take(self._resume)
         check_lab(self.matrix, self.devices)
-        # Unix sockets of the virtual devices live below it, and their paths are limited to 107 bytes.
-        self._scratch = Path(tempfile.mkdtemp(prefix="dl-"))
-        self._services = LabServices(self.matrix, self.devices, self._scratch)
+        self._scratch = Scratch()
+        self._services = LabServices(self.matrix, self.devices, self._scratch.path)
         self._address = self._services.address
-        self._store = SessionStore.create(
-            self._reports, new_session_id(self._started, secrets.token_bytes(2))
-        )
-        self._store.write_file("matrix.yaml", self.matrix.path.read_bytes())
+        self._store = self._open_store()
         if self._verbosity >= 0:
             self._printer = ProgressPrinter(self._progress_log(), os.dup(2))  # the real standard error
+
+    def _open_store(self) -> SessionStore:
+        """Make the session's folder, or clean up the one of the session that is resumed; we are at it from now on."""
+        from pytest_devicelab.evidence.starts import begin_start
+        from pytest_devicelab.evidence.store import SessionStore, new_session_id
+        from pytest_devicelab.lab.resume import clean_session
+        from pytest_devicelab.lab.session_lock import SessionLock
+        from pytest_devicelab.progress import ProgressLog
+
+        if self._resume is None:
+            store = SessionStore.create(self._reports, new_session_id(self._started, secrets.token_bytes(2)))
+            self._lock = SessionLock.take(store.root)
+            store.write_file("matrix.yaml", self.matrix.path.read_bytes())
+        else:
+            store = SessionStore.open(self._resume)
+            store.point_latest()
+        store.attempt = begin_start(store.root, self._started).number
+        if self._resume is not None:
+            clean_session(store, ProgressLog(store.root / "progress.log").write)
+        return store
 
     def handoff(self) -> dict[str, Any]:
         """Return what a worker needs to use this lab and this session: plain data."""
         assert self._address is not None
         assert self._store is not None
         address = {"host": self._address.host, "port": self._address.port, "ports": dict(self._address.ports)}
-        return {"address": address, "store": str(self._store.root)}
+        return {"address": address, "store": str(self._store.root), "attempt": self._store.attempt}
 
     def lab_session(self) -> LabSession:
         """Return the session's runs, as this process sees them."""
@@ -173,7 +207,8 @@ class State:
             f"devicelab: {self.matrix.path.name}: {len(self.devices)} of {len(self.matrix.devices)} devices "
             f"({simulated} simulated), {len(self.matrix.models)} models"
         )
-        return [line, *(f"devicelab: note: {note}" for note in self.matrix.notes)]
+        resumed = [f"devicelab: resumes session {self._resume.name}"] if self._resume is not None else []
+        return [line, *resumed, *(f"devicelab: note: {note}" for note in self.matrix.notes)]
 
     def finish(self, exit_status: int) -> bool:
         """Stop showing progress and bring the lab down; on the controller write the report.
@@ -181,14 +216,16 @@ class State:
         Returns:
             False when the report could not be written: a session without one is not green.
         """
-        self.close()
+        self._close_lab()
         if self._handoff is not None or self._store is None:
             return True
+        from pytest_devicelab.evidence.starts import end_start
         from pytest_devicelab.report.html import render_html
         from pytest_devicelab.report.session import assemble, to_json
 
         selected = replace(self.matrix, devices=self.devices)
         try:
+            end_start(self._store.root, self._store.attempt, datetime.now(UTC))
             found = assemble(self._store, selected, self._started, datetime.now(UTC), int(exit_status))
             self._store.write_file("session.json", json.dumps(to_json(found), indent=1).encode())
             self._store.write_file("report.html", render_html(found).encode())
@@ -216,7 +253,13 @@ class State:
             terminal.write_line(line.text, **_MARKUP[line.style])
 
     def close(self) -> None:
-        """End progress and lab; does nothing the second time."""
+        """End progress and lab, and leave the session; does nothing the second time."""
+        self._close_lab()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _close_lab(self) -> None:
         if self._printer is not None:
             self._printer.close()
             self._printer = None
@@ -230,7 +273,7 @@ class State:
             self._services.close()
             self._services = None
         if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch.close()
             self._scratch = None
 
     def _progress_log(self) -> ProgressLog:

@@ -73,6 +73,14 @@ def deploy_archive(device: AdbDevice, archive: Path) -> str:
     return folder
 
 
+def clear_leftovers(device: AdbDevice) -> None:
+    """Remove what former holders of this device died over: work folders of runs, and half-pushed files.
+
+    Only who holds the device may call this: nobody else runs or pushes anything then. Whole slots stay.
+    """
+    device.script(f"rm -rf {DEVICE_ROOT}/runs/* {DEVICE_ROOT}/slots/*/.part-*", timeout_s=_TIMEOUT_S)
+
+
 def sha256_file(path: Path) -> str:
     """Return the sha256 of a file, in hex."""
     with path.open("rb") as file:

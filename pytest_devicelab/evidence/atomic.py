@@ -1,4 +1,4 @@
-"""Write a file so that it appears whole or not at all."""
+"""Write a file so that it appears whole or not at all, and stays when the machine loses its power."""
 
 from __future__ import annotations
 
@@ -24,17 +24,43 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """
     partial = path.with_name(f".{secrets.token_hex(8)}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with partial.open("xb") as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
         partial.replace(path)
+        sync(path.parent)  # the name, too, is lost with the power until its folder is on disk
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
         with suppress(OSError):  # it has its name by now, or the error above says more
             partial.unlink()
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, so that their names are on disk; raises `OSError`."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
+
+
+def sync_files(folder: Path) -> None:
+    """Have what lies in a folder on disk, such as logs that were written piece by piece; raises `OSError`."""
+    for path in folder.iterdir():
+        if path.is_file() and not path.is_symlink():
+            sync(path)
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Have a file's content, or a folder's names, on disk; raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def unwritable(path: Path, error: OSError) -> InfrastructureError:

@@ -10,16 +10,17 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pytest_devicelab.errors import DevicelabError, InfrastructureError, UserError
 from pytest_devicelab.evidence import codec
-from pytest_devicelab.evidence.atomic import unwritable, whole_file
+from pytest_devicelab.evidence.atomic import make_folder, sync_files, unwritable, whole_file
 from pytest_devicelab.evidence.record import RunRecord, TensorRecord
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 RUN_SCHEMA = "devicelab.run/1"
-VERDICT_SCHEMA = "devicelab.verdict/1"
+VERDICT_SCHEMA = "devicelab.verdict/2"
 COMPARISON_SCHEMA = "devicelab.comparison/1"
 REFERENCE_SCHEMA = "devicelab.reference/1"
 
@@ -57,16 +58,34 @@ def tensor_sha256(array: Array) -> str:
     return hashlib.sha256(_little_endian(array).reshape(-1).view(np.uint8).data).hexdigest()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement(Generic[T]):
+    """A verdict, and when it was given.
+
+    Attributes:
+        nodeid: the test that gave it.
+        attempt: number of the start of pytest it was given in: 1, and one more each time the session was resumed.
+        judged_at: UTC, ISO 8601 to the microsecond: the order of verdicts of one attempt.
+    """
+
+    verdict: T
+    nodeid: str
+    attempt: int
+    judged_at: str
+
+
 class SessionStore:
     """Reads and writes the evidence of one session.
 
     Args:
         root: the session's folder; its name is the session id.
+        attempt: number of the start of pytest that writes here.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, attempt: int = 1) -> None:
         self.root = root
         self.id = root.name
+        self.attempt = attempt
 
     @classmethod
     def create(cls, reports: Path, session_id: str) -> SessionStore:
@@ -84,11 +103,12 @@ class SessionStore:
                 why=str(error),
                 fix="name a folder for reports that can be written to",
             ) from error
-        _point_latest(reports, session_id)
-        return cls(root)
+        store = cls(root)
+        store.point_latest()
+        return store
 
     @classmethod
-    def open(cls, path: Path) -> SessionStore:
+    def open(cls, path: Path, *, attempt: int = 1) -> SessionStore:
         """Open the folder of an existing session; `reports/latest` will do.
 
         Raises:
@@ -97,22 +117,34 @@ class SessionStore:
         root = path.resolve()
         if not root.is_dir():
             raise UserError(f"there is no session folder {path}", fix="name a folder `reports/<session>`")
-        return cls(root)
+        return cls(root, attempt=attempt)
+
+    def point_latest(self) -> None:
+        """Point `latest`, beside the session's folder, at it."""
+        _point_latest(self.root.parent, self.id)
 
     def run_folder(self, run_id: str) -> Path:
         """Return `runs/<run_id>/`, made if need be: all evidence of one run goes there."""
         folder = self.root / "runs" / _safe(run_id, "run id")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as error:
             raise unwritable(folder, error) from error
         return folder
 
     def write_record(self, record: RunRecord) -> Path:
-        """Write `runs/<id>/record.json`; a record of another session is refused."""
+        """Write `runs/<id>/record.json`, once all the other files of the run are on disk.
+
+        A record of another session is refused.
+        """
         if record.session != self.id:
             raise ValueError(f"run {record.id} belongs to session {record.session}, not to {self.id}")
-        return _write_json(self.run_folder(record.id) / "record.json", RUN_SCHEMA, codec.encode(record))
+        folder = self.run_folder(record.id)
+        try:
+            sync_files(folder)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        return _write_json(folder / "record.json", RUN_SCHEMA, codec.encode(record))
 
     def read_record(self, run_id: str) -> RunRecord | None:
         """Return the record of a run, or None when it has not been written.
@@ -144,7 +176,7 @@ class SessionStore:
         if array.dtype.kind not in "biufc":
             raise ValueError(f"an array of {array.dtype} is no tensor of numbers")
         sha256 = tensor_sha256(array)
-        path = self._array_path(sha256)
+        path = self.array_path(sha256)
         if not path.exists():
             with whole_file(path) as handle:
                 np.lib.format.write_array(handle, _little_endian(array), allow_pickle=False)
@@ -152,7 +184,7 @@ class SessionStore:
 
     def has_array(self, sha256: str) -> bool:
         """Say whether the session holds an array of that hash, so that nobody has to pull it again."""
-        return self._array_path(sha256).is_file()
+        return self.array_path(sha256).is_file()
 
     def read_array(self, sha256: str) -> Array:
         """Return the array of that hash, in the dtype and shape it was first written with.
@@ -160,7 +192,7 @@ class SessionStore:
         Raises:
             InfrastructureError: it is not there, is no .npy file, or its bytes have another hash.
         """
-        path = self._array_path(sha256)
+        path = self.array_path(sha256)
         try:
             with path.open("rb") as handle:
                 # Not `np.load`, which would also open an archive.
@@ -195,7 +227,7 @@ class SessionStore:
         if output is None or output.shape != tensor.shape:  # a shape may say -1, which numpy would fill in
             found = f"it holds {array.dtype}{list(array.shape)}"
             why = f"{found}, which cannot be read as {tensor.dtype}{list(tensor.shape)}"
-            raise codec.damaged(str(self._array_path(tensor.sha256)), why)
+            raise codec.damaged(str(self.array_path(tensor.sha256)), why)
         return output
 
     def write_reference(self, key: str, outputs: tuple[TensorRecord, ...]) -> Path:
@@ -212,23 +244,43 @@ class SessionStore:
         return tuple(codec.decode(TensorRecord, output, file=str(path)) for output in outputs)
 
     def write_verdict(self, verdict: DataclassInstance, nodeid: str) -> Path:
-        """Keep a `Verdict` with the test that gave it.
+        """Keep a `Verdict` with the test that gave it, and when.
 
         The name is a hash of the content: a test that is run twice and changes its mind leaves both.
         """
-        return self._write_hashed("verdicts", VERDICT_SCHEMA, {"nodeid": nodeid, **codec.encode(verdict)})
+        judged_at = datetime.now(UTC).isoformat(timespec="microseconds")
+        said = {"nodeid": nodeid, "attempt": self.attempt, "judged_at": judged_at}
+        return self._write_hashed("verdicts", VERDICT_SCHEMA, {**said, **codec.encode(verdict)})
 
     def verdicts(self, cls: type[T]) -> tuple[tuple[T, str], ...]:
-        """Return all verdicts with their node ids, in no meaningful order.
+        """Return the verdicts that stand, with their node ids, oldest first.
+
+        Those of a test in its latest attempt stand, each once; what the test said before is in `judgements`.
 
         Args:
             cls: `Verdict`; given by the caller, because verdicts are built on this package.
         """
-        return tuple(
-            (codec.decode(cls, data, file=file), _text(nodeid, file))
+        found = self.judgements(cls)
+        latest = {each.nodeid: each.attempt for each in sorted(found, key=lambda each: each.attempt)}
+        standing: list[tuple[T, str]] = []
+        for each in found:
+            pair = (each.verdict, each.nodeid)
+            if each.attempt == latest[each.nodeid] and pair not in standing:
+                standing.append(pair)
+        return tuple(standing)
+
+    def judgements(self, cls: type[T]) -> tuple[Judgement[T], ...]:
+        """Return every verdict ever given in this session, oldest first; `cls` is `Verdict`."""
+        found = [
+            Judgement(
+                nodeid=_typed(str, data.pop("nodeid", None), file, "nodeid"),
+                attempt=_typed(int, data.pop("attempt", None), file, "attempt"),
+                judged_at=_typed(str, data.pop("judged_at", None), file, "judged_at"),
+                verdict=codec.decode(cls, data, file=file),
+            )
             for file, data in self._read_hashed("verdicts", VERDICT_SCHEMA)
-            for nodeid in (data.pop("nodeid", None),)
-        )
+        ]
+        return tuple(sorted(found, key=lambda each: (each.attempt, each.judged_at)))
 
     def write_comparison(self, comparison: DataclassInstance) -> Path:
         """Keep a `Comparison`."""
@@ -248,7 +300,8 @@ class SessionStore:
             handle.write(content)
         return path
 
-    def _array_path(self, sha256: str) -> Path:
+    def array_path(self, sha256: str) -> Path:
+        """Return where the array of that hash lies, or would."""
         if not _SHA256.fullmatch(sha256):
             raise DevicelabError(f"{sha256[:80]!r} is no sha256", fix="the record that names it was edited")
         return self.root / "arrays" / f"{sha256}.npy"
@@ -277,10 +330,12 @@ def _read_json(path: Path, schema: str) -> dict[str, Any]:
     return codec.parse(raw, file=str(path), schema=schema)
 
 
-def _text(nodeid: object, file: str) -> str:
-    if not isinstance(nodeid, str):
-        raise codec.damaged(file, "text was expected", field="nodeid")
-    return nodeid
+def _typed(cls: type[T], value: object, file: str, field: str) -> T:
+    if type(value) is not cls:
+        raise codec.damaged(
+            file, "text was expected" if cls is str else "a whole number was expected", field=field
+        )
+    return value
 
 
 def _safe(name: str, what: str) -> str:

@@ -14,6 +14,7 @@ from typing import Self
 from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.adb_server import AdbServer, connect_device, find_adb
 from pytest_devicelab.devices.adb_transport import AdbTransport, list_serials
+from pytest_devicelab.devices.slots import clear_leftovers
 from pytest_devicelab.devices.toggles import restore_toggles
 from pytest_devicelab.errors import DeviceLost, InfrastructureError, UserError
 from pytest_devicelab.lab.executor import LOCAL_KINDS, require_executor
@@ -133,6 +134,7 @@ class Lab:
             device = AdbDevice(spec, transport, require_held=lease.check)
             self._reach(device)
             restore_toggles(device)
+            clear_leftovers(device)
             token = _HELD.set({**held, key: device})
             try:
                 yield device

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -13,6 +11,8 @@ from pathlib import Path
 from pytest_devicelab.errors import UserError
 from pytest_devicelab.evidence.store import SessionStore, new_session_id
 from pytest_devicelab.lab.lab import Lab, LabServices
+from pytest_devicelab.lab.resume import set_failures_aside
+from pytest_devicelab.lab.scratch import Scratch
 from pytest_devicelab.lab.session import LabSession
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec
 
@@ -34,7 +34,7 @@ def open_session(
         reports: compiled models are kept in `reports/cache`, and a new session in `reports/experiments`, so that
             `reports/latest` goes on to name the newest test session.
         resume: folder of a session to go on with. Its records are used again, but those of runs the lab
-            could not carry out, which are set aside as `record.failed.json`.
+            could not carry out, which are set aside as `record.failed.json`, and damaged ones.
         progress: told what is being done.
 
     Raises:
@@ -46,11 +46,10 @@ def open_session(
         store = SessionStore.create(reports / "experiments", name)
     else:
         store = _open_experiment(resume)
-        _set_failures_aside(store)
-    # Unix sockets of the virtual devices live below it, and their paths are limited to 107 bytes.
-    scratch = Path(tempfile.mkdtemp(prefix="dl-"))
+        set_failures_aside(store, progress)
+    scratch = Scratch()
     try:
-        with LabServices(matrix, devices, scratch) as services:
+        with LabServices(matrix, devices, scratch.path) as services:
             lab = Lab(services.address, holder=f"devicelab session {store.id}", waiting=progress)
             session = LabSession(
                 matrix=matrix,
@@ -63,7 +62,7 @@ def open_session(
             with closing(session):
                 yield session
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.close()
 
 
 def _open_experiment(path: Path) -> SessionStore:
@@ -80,11 +79,3 @@ def _open_experiment(path: Path) -> SessionStore:
         why=why,
         fix="name a folder `REPORTS/experiments/<session>`, or leave out --resume",
     )
-
-
-def _set_failures_aside(store: SessionStore) -> None:
-    """Let runs that failed for the lab's sake be made again; what they left is kept."""
-    for record in store.records():
-        if record.status == "failed":
-            path = store.run_folder(record.id) / "record.json"
-            path.replace(path.with_name("record.failed.json"))

@@ -16,6 +16,7 @@ from pytest_devicelab.evidence.record import Attempt, DeviceIdentity, ModelIdent
 from pytest_devicelab.matrix.specs import DeviceSpec, LogProfile, MatrixSpec, ModelSpec
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.qairt import find_sdk
+from pytest_devicelab.virtual.onnx_model import external_files, load_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ def make_request(
         purpose: why it is run.
         path: the model's own file, or one made from it.
     """
-    sha256 = sha256_file(path)
+    sha256 = model_sha256(path)
     runtime = spec.runtime or model.runtime
     digest = hashlib.sha256(f"{sha256}{runtime}{sorted(model.options.items())}".encode())
     digest.update(fingerprint_of(inputs))
@@ -69,6 +70,25 @@ def make_request(
         timeout_s=matrix.lab.run_timeout_s,
         qairt_sdk=find_sdk(matrix.qairt_sdk, os.environ) if spec.kind == "adb" else None,
     )
+
+
+def model_sha256(path: Path) -> str:
+    """Return a hash of all that a model is made of: the sha256 of its file, or of that and its files of weights.
+
+    Raises:
+        ModelError: the model cannot be read, or names a file of weights that is missing or outside its folder.
+    """
+    sha256 = sha256_file(path)
+    if path.suffix != ".onnx":
+        return sha256
+    folder = path.resolve().parent
+    weights = external_files(load_model(path), folder)
+    if not weights:
+        return sha256
+    digest = hashlib.sha256(sha256.encode())
+    for file in weights:
+        digest.update(f" {file.relative_to(folder)} {sha256_file(file)}".encode())
+    return digest.hexdigest()
 
 
 def fingerprint_of(inputs: Arrays) -> bytes:

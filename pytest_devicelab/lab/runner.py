@@ -41,6 +41,8 @@ from pytest_devicelab.runtimes.registry import find_runtime
 from pytest_devicelab.runtimes.runtime import Job, Leftovers, OutputFile, Prepared, Runtime
 
 _ATTEMPTS = 2
+PULL_PREFIX = ".pull-"
+"""How names of folders begin, in that of a run, that outputs are pulled into."""
 # Stages of a `load_error` at which the model is at fault; a device that does not open, a missing skel or an
 # execution that broke off is the lab's.
 _REFUSING_STAGES = ("placement", "finalize", "load")
@@ -334,7 +336,8 @@ class _Run:
     def _pull_array(
         self, remote: str, output: OutputFile, shape: tuple[int, ...], digest: str
     ) -> npt.NDArray[np.generic]:
-        with tempfile.TemporaryDirectory() as folder:
+        # Here, where it is found again when this process does not live to remove it.
+        with tempfile.TemporaryDirectory(prefix=PULL_PREFIX, dir=self._folder) as folder:
             local = Path(folder) / "output.raw"
             self._device.pull(remote, local)
             received = sha256_file(local)

@@ -17,14 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from pytest_devicelab.devices.slots import sha256_file
 from pytest_devicelab.errors import DevicelabError, ModelError
 from pytest_devicelab.evidence.record import Purpose, RunRecord, TensorRecord
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.executor import LOCAL_KINDS, Executor, ExecutorContext, make_executor
 from pytest_devicelab.lab.lab import Lab
 from pytest_devicelab.lab.local import LocalExecutor
-from pytest_devicelab.lab.request import RunRequest, fingerprint_of, make_request
+from pytest_devicelab.lab.request import RunRequest, fingerprint_of, make_request, model_sha256
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
 from pytest_devicelab.runtimes.host import run_on_host
@@ -189,7 +188,7 @@ class LabSession:
 
     def on_host(self, path: Path, inputs: Arrays) -> Arrays:
         """Return the outputs of a model file run by ONNX Runtime on this machine's CPU; computed once a session."""
-        digest = hashlib.sha256(sha256_file(path).encode())
+        digest = hashlib.sha256(model_sha256(path).encode())
         digest.update(fingerprint_of(inputs))
         key = digest.hexdigest()[:32]
         locks = self.store.root / "locks"

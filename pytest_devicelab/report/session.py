@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pytest_devicelab.evidence.codec import encode
 from pytest_devicelab.evidence.record import Purpose, RunRecord, Status, Transfers
+from pytest_devicelab.evidence.starts import Start, read_starts
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
 from pytest_devicelab.report.findings import Fallback, Fusion, find_fallbacks, find_fusions
@@ -142,6 +143,7 @@ class Session:
         matrix: the file the matrix was read from.
         versions: of tools and libraries; where devices differ, all of them.
         notes: the matrix reader's remarks, such as which real chip an invented name was taken for.
+        starts: of pytest on this session: more than one when it was resumed.
         outcome: the worst verdict; never `pass` without a verdict, or when pytest itself did not end well.
         simulated: whether any device is simulated, and with it its figures.
         transfers: bytes of all runs together.
@@ -153,6 +155,7 @@ class Session:
     matrix: str
     outcome: Outcome
     exit_status: int
+    starts: tuple[Start, ...]
     simulated: bool
     versions: Mapping[str, str] = field(hash=False)
     notes: tuple[str, ...]
@@ -179,10 +182,13 @@ def assemble(
         finished: when it ended.
         exit_status: of pytest, so that a session that broke off is never green.
 
+    A session that was resumed began when pytest first began on it.
+
     Raises:
         InfrastructureError: a record, verdict or comparison in the folder is damaged.
     """
     order = _MatrixOrder(matrix)
+    starts = read_starts(store.root)
     records = sorted(
         store.records(), key=lambda record: (*order.of(record.model.id, (record.device.id,)), record.id)
     )
@@ -197,11 +203,12 @@ def assemble(
     devices = tuple(_device(spec, [r for r in records if r.device.id == spec.id]) for spec in matrix.devices)
     return Session(
         id=store.id,
-        started=_utc(started),
+        started=starts[0].started if starts else _utc(started),
         finished=_utc(finished),
         matrix=matrix.path.name,
         outcome=_outcome([entry.verdict for entry in verdicts], exit_status),
         exit_status=exit_status,
+        starts=starts,
         simulated=any(device.simulated for device in devices),
         versions=_versions(records),
         notes=matrix.notes,

@@ -98,7 +98,9 @@ def compile_context(
         with FileLock(cache / f"{key}.lock", timeout=timeout_s):
             if found := _read_entry(entry, cached=True):
                 return found
-            with tempfile.TemporaryDirectory(prefix=".new-", dir=cache) as work:
+            for left in cache.glob(f".new-{key}-*"):  # by one that was killed: we have the lock
+                shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=f".new-{key}-", dir=cache) as work:
                 _compile(model.resolve(), soc, chosen, Path(work), timeout_s)
                 shutil.rmtree(entry, ignore_errors=True)
                 (Path(work) / "entry").replace(entry)

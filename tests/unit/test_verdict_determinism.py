@@ -95,7 +95,7 @@ def test_an_output_without_elements_shows_nothing() -> None:
 
 def test_another_phone_under_the_same_name_shows_nothing() -> None:
     first, second = (
-        replace(run_record(id=serial), device=replace(run_record().device, serial=serial))
+        replace(run_record(id=serial), device=replace(run_record().device, kind="adb", serial=serial))
         for serial in ("AAA", "BBB")
     )
     verdict = judge_determinism(first, second, {"y": VALUES}, {"y": VALUES})
