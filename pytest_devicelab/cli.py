@@ -14,6 +14,7 @@ from pytest_devicelab.commands import (
     lab,
     logs,
     matrix,
+    quantize,
     repro,
     sensitivity,
     suggest,
@@ -21,7 +22,20 @@ from pytest_devicelab.commands import (
 )
 from pytest_devicelab.errors import DevicelabError, UserError
 
-_COMMANDS = (doctor, suggest, lab, virtual, matrix, diff, bisect, sensitivity, repro, fingerprint, logs)
+_COMMANDS = (
+    doctor,
+    suggest,
+    lab,
+    virtual,
+    matrix,
+    diff,
+    bisect,
+    sensitivity,
+    repro,
+    fingerprint,
+    logs,
+    quantize,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

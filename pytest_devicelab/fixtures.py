@@ -55,9 +55,14 @@ def device(
     request: pytest.FixtureRequest, device_spec: DeviceSpec, lab_session: LabSession
 ) -> Iterator[AdbDevice]:
     """One device of the matrix, held exclusively while the test runs; the test runs once for each."""
+    from pytest_devicelab.lab.executor import LOCAL_KINDS
+
     # A test that holds one device and then asks the fleet for the others would wait for a worker that holds
     # one of them and waits for ours. All at once, and everywhere in the same order, nobody waits in a circle.
-    wanted = lab_session.devices if "fleet" in request.fixturenames else (device_spec,)
+    # Devices of a cloud are not held: they take whole runs, and queue them.
+    others = lab_session.devices if "fleet" in request.fixturenames else ()
+    wanted = [spec for spec in others if spec.kind in LOCAL_KINDS]
+    wanted += [device_spec] * (device_spec not in wanted)
     with ExitStack() as leases:
         held = {spec.id: leases.enter_context(lab_session.lab.lease(spec)) for spec in wanted}
         yield held[device_spec.id]
@@ -70,12 +75,19 @@ def model(model_spec: ModelSpec) -> ModelSpec:
 
 
 @pytest.fixture
-def run_model(device: AdbDevice, lab_session: LabSession) -> Callable[..., Run]:
+def run_model(
+    request: pytest.FixtureRequest, device_spec: DeviceSpec, lab_session: LabSession
+) -> Callable[..., Run]:
     """Run a model on the device: `run_model(model, inputs=None)` gives a `Run` with `.outputs` and `.record`.
 
     `inputs` are arrays `[N, ...]` by input name; without them, the model's evaluation inputs of the matrix. A model
     the chip refuses fails the test; a lab that failed makes it inconclusive.
     """
+    from pytest_devicelab.lab.executor import LOCAL_KINDS
+
+    # Held while the test runs, as for `device`; one of a cloud cannot be, unless the test asks for just that.
+    holds = device_spec.kind in LOCAL_KINDS or "device" in request.fixturenames
+    spec = request.getfixturevalue("device").spec if holds else device_spec
 
     def run(model: ModelSpec, inputs: Arrays | None = None) -> Run:
         from pytest_devicelab.lab.preflight import check_inputs
@@ -84,7 +96,7 @@ def run_model(device: AdbDevice, lab_session: LabSession) -> Callable[..., Run]:
         if inputs is not None:
             check_inputs(model, inputs)
         arrays = lab_session.inputs(model) if inputs is None else inputs
-        record = lab_session.run(device.spec, model, arrays, "evaluate")
+        record = lab_session.run(spec, model, arrays, "evaluate")
         demand_success(record)
         return Run(record=record, outputs=lab_session.outputs(record))
 

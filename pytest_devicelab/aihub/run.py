@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_devicelab.aihub.edge import HubEdge
+from pytest_devicelab.aihub.jobs import await_job
 from pytest_devicelab.aihub.ledger import JobEntry, JobLedger, Patience, patiently
 from pytest_devicelab.aihub.messages import HubDevice, HubJob, JobKind, Submission
 from pytest_devicelab.aihub.outcome import Deadline, HubJobFailed, HubRefused, whose_fault
@@ -154,17 +155,7 @@ class HubRun:
         )
         job_id = self.ledger.ensure(key, entry, job, self.edge, self.deadline, self.wait)
         self._note(job.kind, job_id, None)
-        pause_s, told = self.wait.first_s, ""
-        while True:
-            found = patiently(lambda: self.edge.job(job_id, self.deadline), self.deadline, self.wait)
-            if found.state != told:
-                self._say(f"{job.kind} job {job_id} is {found.state}")
-                told = found.state
-            if found.state in ("done", "failed"):
-                break
-            self.wait.sleep(min(pause_s, self.deadline.left_s))
-            self.deadline.require(f"{job.kind} job {job_id}, which is {found.state},")
-            pause_s = min(1.5 * pause_s, self.wait.most_s)
+        found = await_job(job.kind, job_id, self.edge, self.deadline, self.wait, self._say)
         self._note(job.kind, job_id, found)
         if found.state == "done":
             return found
@@ -241,7 +232,6 @@ class HubRun:
         if job is not None:
             if job.queue_s is not None:
                 facts[f"aihub.{kind}.queue_s"] = f"{job.queue_s:g}"
-                self._say(f"{kind} job {job_id} queued {job.queue_s:g} s")
             if job.run_s is not None:
                 facts[f"aihub.{kind}.run_s"] = f"{job.run_s:g}"
             if job.hub_version:

@@ -67,6 +67,7 @@ class RunEntry:
     """One run; `record` is its path in the session folder, `duration_s` the time of all its attempts.
 
     Attributes:
+        queued_s: of `duration_s`, how long its jobs waited in a cloud's queue; None where nothing queues, or nobody says.
         spared_bytes: of outputs left on the device, because the same bits had come from another run.
     """
 
@@ -80,6 +81,7 @@ class RunEntry:
     samples: int
     attempts: int
     duration_s: float
+    queued_s: float | None
     pushed_bytes: int
     pulled_bytes: int
     spared_bytes: int
@@ -313,12 +315,18 @@ def _run(record: RunRecord) -> RunEntry:
         samples=record.samples,
         attempts=len(record.attempts),
         duration_s=round(sum(attempt.duration_s for attempt in record.attempts), 3),
+        queued_s=_queued(record),
         pushed_bytes=record.transfers.pushed_bytes,
         pulled_bytes=record.transfers.pulled_bytes,
         spared_bytes=record.transfers.spared_bytes,
         record=f"runs/{record.id}/record.json",
         error=record.error,
     )
+
+
+def _queued(record: RunRecord) -> float | None:
+    waits = [float(value) for name, value in record.telemetry.items() if name.endswith(".queue_s")]
+    return round(sum(waits), 3) if waits else None
 
 
 def _verdict(verdict: Verdict, nodeid: str) -> VerdictEntry:

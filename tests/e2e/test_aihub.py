@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip("qai_hub")
 
+from pytest_devicelab.cli import main
 from pytest_devicelab.errors import UserError
 from pytest_devicelab.evidence.record import RunRecord
 from pytest_devicelab.evidence.store import SessionStore
@@ -22,8 +24,9 @@ from pytest_devicelab.lab.lab import Lab
 from pytest_devicelab.lab.session import LabSession
 from pytest_devicelab.matrix.decode import load_matrix
 from pytest_devicelab.verdicts.placement import judge_placement
+from pytest_devicelab.virtual.onnx_model import load_model, op_types
 from tests.e2e.aihub_double.server import TOKEN, Double, serve
-from tests.e2e.aihub_lab import cloud_session, evaluate, write_matrix
+from tests.e2e.aihub_lab import FIXTURES, cloud_session, evaluate, write_matrix
 from tests.e2e.virtual_lab import VirtualLab
 
 REPO = Path(__file__).parents[2]
@@ -294,6 +297,42 @@ def test_what_cannot_be_asked_of_it(double: Double, run: Run, device: str, optio
     assert not any("POST" in request for request in double.requests)
 
 
+def test_quantized_there_once(double: Double, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "int8.onnx"
+    arguments = ["quantize", f"{FIXTURES}/digits_cnn/float.onnx", f"--inputs={FIXTURES}/digits_eval.npz"]
+    arguments += ["--samples=4", f"--out={out}", f"--devicelab-reports={tmp_path}", "--timeout=30"]
+    double.account.trouble.lose_submit = 1
+    for _ in range(2):
+        out.unlink(missing_ok=True)
+        assert main(arguments) == 0
+        assert capsys.readouterr().out.strip() == str(out)
+        assert "QuantizeLinear" in op_types(load_model(out)).values()
+    assert len(double.account.names("quantize_job")) == 1
+    double.account.trouble.compile_fails = ("no such dtype", 3)
+    assert main([*arguments, "--samples=5"]) == 1
+    assert "no such dtype" in capsys.readouterr().err
+
+
+def test_suggests_the_sets(double: Double, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["suggest", "--aihub=all"]) == 0
+    every = yaml.safe_load(capsys.readouterr().out)["devices"]
+    assert [each["name"] for each in every] == [
+        "Samsung Galaxy S21",
+        "Samsung Galaxy S24",
+        "Samsung Galaxy S25",
+        "Xiaomi 14",
+    ]
+    assert every[0] == {
+        "id": "samsung_galaxy_s21",
+        "kind": "aihub",
+        "name": "Samsung Galaxy S21",
+        "os": "12",
+        "runtime": "qnn",
+    }
+    assert main(["suggest", "--aihub=canary"]) == 0
+    assert len(yaml.safe_load(capsys.readouterr().out)["devices"]) == 3
+
+
 def test_no_settings(double: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QAIHUB_CLIENT_INI", str(tmp_path / "none.ini"))
     with (
@@ -311,7 +350,9 @@ def test_the_token_is_nowhere(double: Double, tmp_path: Path) -> None:
     folder.mkdir()
     write_matrix(folder, S24, f"{S21}, compiler: ours")
     (folder / "test_own.py").write_text(
-        "def test_own(run_model, devicelab_session=None):\n    record = run_model()\n    assert record is None\n"
+        "def test_own(run_model, model):\n    run = run_model(model)\n    assert run is None\n"
+        "def test_all(fleet, model):\n    records = fleet.records(model)\n    assert records is None\n"
+        "def test_held(device):\n    assert device is None\n"
     )
     double.account.trouble.lose_submit = 1
     command = [sys.executable, "-m", "pytest", "--devices=matrix.yaml", "--devicelab-reports=reports"]
@@ -321,6 +362,7 @@ def test_the_token_is_nowhere(double: Double, tmp_path: Path) -> None:
     assert ran.returncode not in (0, 4, 5), ran.stdout.decode()
     said = ran.stdout + ran.stderr
     assert b"denied for token ***" in said
+    assert b"cannot be held in a test's hands" in said
     written = [path for path in folder.rglob("*") if path.is_file()]
     assert any(path.name == "record.json" for path in written)
     leaks = [str(path) for path in written if TOKEN.encode() in path.read_bytes()]

@@ -14,6 +14,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from onnxruntime import quantization
 from qai_hub import public_api_pb2 as pb
 from qai_hub.util.dataset_entries_converters import dataset_entries_to_h5, h5_to_dataset_entries
 
@@ -91,7 +92,7 @@ class Account:
             inner.job_state = pb.JOB_STATE_CREATED
             inner.creation_time.GetCurrentTime()
             job.hub_version = f"double {self.trouble.echo}".strip()
-            if kind == "compile_job":
+            if kind != "inference_job":
                 inner.target_model.model_id = self.new_id("m")
             self.jobs[job_id] = job
         self.todo.put(job_id)
@@ -116,12 +117,14 @@ class Account:
                 pb.JOB_STATE_OPTIMIZING_MODEL if kind == "compile_job" else pb.JOB_STATE_RUNNING_INFERENCE
             )
             inner.start_time.GetCurrentTime()
-        fails = self.trouble.compile_fails if kind == "compile_job" else self.trouble.inference_fails
+        fails = self.trouble.inference_fails if kind == "inference_job" else self.trouble.compile_fails
         try:
             if fails is not None:
                 raise _Fails(*fails)
             if kind == "compile_job":
                 self._compile(inner)
+            elif kind == "quantize_job":
+                self._quantize(inner)
             else:
                 self._infer(job, inner)
             state = pb.JOB_STATE_DONE
@@ -142,6 +145,22 @@ class Account:
             raise _Fails(str(error), pb.JOB_FAILURE_TYPE_UNSUPPORTED) from None
         with self.guard:
             self.models[job.target_model.model_id] = made.path
+
+    def _quantize(self, job: Any) -> None:
+        with h5py.File(self.datasets[job.calibration_dataset.dataset_id], "r") as file:
+            entries = h5_to_dataset_entries(file)
+        samples = [
+            dict(zip(entries, batches, strict=True)) for batches in zip(*entries.values(), strict=True)
+        ]
+        made = self.root / f"{job.target_model.model_id}.onnx"
+        quantization.quantize_static(
+            self.models[job.model.model_id],
+            made,
+            _Samples(samples),
+            extra_options={"ForceQuantizeNoInputCheck": False},
+        )
+        with self.guard:
+            self.models[job.target_model.model_id] = made
 
     def _infer(self, job: Any, inner: Any) -> None:
         folder = self.root / inner.inference_job_id
@@ -203,6 +222,14 @@ class Account:
             detail.layer_details.add(
                 name=self.trouble.cpu_layer, layer_type_name="Softmax", compute_unit=pb.COMPUTE_UNIT_CPU
             )
+
+
+class _Samples(quantization.CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    def __init__(self, samples: list[dict[str, Any]]) -> None:
+        self.samples = iter(samples)
+
+    def get_next(self) -> Any:
+        return next(self.samples, None)
 
 
 class _Fails(Exception):

@@ -190,6 +190,13 @@ def _model_complete(double: Double, body: bytes, query: Any, kind: str, model_id
     return _made(model_id)
 
 
+def _model_download(double: Double, body: bytes, query: Any, kind: str, model_id: str) -> Any:
+    answer = pb.FileDownloadResponse()
+    answer.url.url = f"{double.url}/blob/models/{model_id}"
+    answer.url.filename = "model.onnx"
+    return answer
+
+
 def _new_dataset(double: Double, *_: Any) -> Any:
     return _made(double.account.new_id("d"))
 
@@ -277,7 +284,8 @@ def _artifacts(double: Double, body: bytes, query: Any, kind: str, job_id: str) 
 def _blob(double: Double, body: bytes, query: Any, kind: str, sort: str, name: str) -> Any:
     if sort == "logs":
         return double.account.logs[name]
-    return double.account.datasets[name].read_bytes()
+    held = double.account.models if sort == "models" else double.account.datasets
+    return held[name].read_bytes()
 
 
 def _made(made: str) -> Any:
@@ -292,6 +300,7 @@ _ROUTES: tuple[tuple[str, Callable[..., Any]], ...] = (
     (r"POST /api/v1/models/", _new_model),
     (r"GET /api/v1/models/(\w+)/", _model),
     (r"GET /api/v1/models/(\w+)/multipart_upload/", _model_urls),
+    (r"GET /api/v1/models/(\w+)/download/", _model_download),
     (r"PUT /blob/models/(\w+)", _put_model),
     (r"POST /api/v1/models/(\w+)/multipart_upload/", _model_complete),
     (r"POST /api/v1/datasets/", _new_dataset),
@@ -305,5 +314,5 @@ _ROUTES: tuple[tuple[str, Callable[..., Any]], ...] = (
     (r"GET /api/v1/jobs/(\w+)/result/", _result),
     (r"GET /api/v1/job_summaries/", _summaries),
     (r"GET /api/v1/jobs/(\w+)/device_runs/latest/artifact_list/1/", _artifacts),
-    (r"GET /blob/(logs|datasets)/(\w+)", _blob),
+    (r"GET /blob/(logs|datasets|models)/(\w+)", _blob),
 )
