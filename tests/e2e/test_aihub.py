@@ -370,6 +370,20 @@ def test_the_token_is_nowhere(double: Double, tmp_path: Path) -> None:
     assert TOKEN.encode() not in said
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_token_that_the_service_says_back(double: Double, run: Run, tmp_path: Path, fails: bool) -> None:
+    double.account.trouble.echo = f"Authorization: token {TOKEN}"
+    double.account.trouble.compile_fails = ("not supported", 3) if fails else None
+    record = run()
+    assert record.status == ("refused" if fails else "ok")
+    assert "token ***" in record.versions["aihub"]
+    if not fails:
+        assert b"token ***" in (tmp_path / "session" / "runs" / record.id / "logcat.txt").read_bytes()
+    folders = (tmp_path / "session", tmp_path / "cache")
+    written = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []
+
+
 def _until(true: Callable[[], bool], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not true():
