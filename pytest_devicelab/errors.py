@@ -58,6 +58,14 @@ class DeviceLost(InfrastructureError):
     """The device cannot be reached, or went away while in use."""
 
 
+class AdbServerLost(DeviceLost):
+    """No adb server answers where the lab's is: all of its devices are out of reach for the moment."""
+
+
+class Quarantined(DeviceLost):
+    """The device is kept out for a while, because it could not be recovered; `why` quotes the first cause."""
+
+
 class LeaseLost(InfrastructureError):
     """The device is not ours any more: an operator released it, or we were stopped and somebody else took it."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pytest_devicelab.devices.device import ShellResult
 from pytest_devicelab.devices.transport import Transport
 from pytest_devicelab.errors import InfrastructureError, TransferError
-from pytest_devicelab.evidence.record import DeviceIdentity
+from pytest_devicelab.evidence.record import DeviceIdentity, RecoveryStep
 from pytest_devicelab.matrix.soc import Soc, soc_from_properties
 from pytest_devicelab.matrix.specs import DeviceSpec
 
@@ -42,6 +42,8 @@ class AdbDevice:
         self, spec: DeviceSpec, transport: Transport, *, require_held: Callable[[], None] = lambda: None
     ) -> None:
         self.require_held = require_held
+        self.recovery: tuple[RecoveryStep, ...] = ()
+        """What it took to reach the device; whoever writes the next record takes it from here."""
         self._spec = spec
         self._transport = transport
         self._pushed_bytes = 0
@@ -185,6 +187,16 @@ class AdbDevice:
         """Wait until the device answers again."""
         self.require_held()
         self._transport.reconnect(timeout_s=timeout_s)
+
+    def restart_transport(self, *, timeout_s: float) -> None:
+        """Have the adb server connect to the device anew."""
+        self.require_held()
+        self._transport.restart(timeout_s=timeout_s)
+
+    def reboot(self, *, timeout_s: float) -> None:
+        """Reboot the device; returns when it has gone down."""
+        self.require_held()
+        self._transport.reboot(timeout_s=timeout_s)
 
 
 def require_property_name(device_id: str, name: str) -> None:

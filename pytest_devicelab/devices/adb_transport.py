@@ -9,6 +9,7 @@ Source: AOSP adb, SERVICES.TXT, SYNC.TXT, file_sync_protocol.h, shell_protocol.h
 
 from __future__ import annotations
 
+import secrets
 import socket
 import struct
 import time
@@ -18,7 +19,13 @@ from io import FileIO
 from pathlib import Path
 
 from pytest_devicelab.devices.device import ShellResult
-from pytest_devicelab.errors import DeadlineExceeded, DeviceLost, InfrastructureError, TransferError
+from pytest_devicelab.errors import (
+    AdbServerLost,
+    DeadlineExceeded,
+    DeviceLost,
+    InfrastructureError,
+    TransferError,
+)
 
 # The largest DATA packet a device must accept. Source: file_sync_protocol.h (SYNC_DATA_MAX).
 SYNC_CHUNK_BYTES = 64 * 1024
@@ -29,6 +36,7 @@ _LONGEST_SERVICE_BYTES = 0xFFFF
 # What a runner may print. A device that never stops must not fill the memory of the host.
 _LONGEST_OUTPUT_BYTES = 256 * 1024 * 1024
 _PUSHED_MODE = 0o100644
+_GOING_DOWN_S = 0.5
 _STDOUT, _STDERR, _EXIT = 1, 2, 3
 
 
@@ -122,7 +130,7 @@ def _open_server(host: str, port: int, what: str, timeout_s: float) -> Iterator[
     except TimeoutError:
         raise _too_late(what, timeout_s) from None
     except OSError as error:
-        raise DeviceLost(
+        raise AdbServerLost(
             f"{what} failed: no adb server at {host}:{port}",
             why=str(error),
             fix="start it with `adb start-server`, or leave `lab: {adb: private}` in the matrix",
@@ -273,21 +281,54 @@ class AdbTransport:
         deadline = time.monotonic() + timeout_s
         while True:
             left = max(deadline - time.monotonic(), 0.1)
+            # A word nobody can have said before: a device that only repeats an old answer has not proved itself.
+            token = secrets.token_hex(8)
             try:
-                if self.shell("echo ready", timeout_s=left).stdout.strip() == b"ready":
+                if self.shell(f"echo {token}", timeout_s=left).stdout.strip() == token.encode():
                     return
             except DeviceLost:
                 if time.monotonic() >= deadline:
                     raise
-                if ":" in self._serial:
+                if self._over_tcp:
                     with suppress(DeviceLost):
-                        self._connect(left)
+                        self._ask(f"host:connect:{self._serial}", left)
+            if time.monotonic() >= deadline:
+                raise _too_late(f"device {self._name} ({self._serial}): `echo`", timeout_s)
             time.sleep(0.1)
 
-    def _connect(self, timeout_s: float) -> None:
-        with _open_server(self._host, self._port, f"connect to {self._serial}", timeout_s) as stream:
-            stream.command(f"host:connect:{self._serial}")
-            # The server says OKAY even when it failed. Whether it did shows when the device is used.
+    def restart(self, *, timeout_s: float) -> None:
+        """Have the server drop its connection to the device and make it anew.
+
+        Source: AOSP adb, SERVICES.TXT and adb.cpp (`host:disconnect:`, `host:connect:`, `host-serial:...:reconnect`).
+        """
+        deadline = time.monotonic() + timeout_s
+        if not self._over_tcp:
+            self._ask(f"host-serial:{self._serial}:reconnect", timeout_s)
+            return
+        with suppress(DeviceLost):  # the server may have dropped it already
+            self._ask(f"host:disconnect:{self._serial}", timeout_s)
+        self._ask(f"host:connect:{self._serial}", max(deadline - time.monotonic(), 0.1))
+
+    def reboot(self, *, timeout_s: float) -> None:
+        """Reboot the device; returns when it has gone down."""
+        with self._open("reboot", timeout_s) as stream:
+            stream.command("reboot:")
+            with suppress(DeviceLost):  # which is the purpose
+                stream.read(1)
+        # A device may end this connection a moment before it goes down, and would still answer meanwhile.
+        time.sleep(_GOING_DOWN_S)
+
+    @property
+    def _over_tcp(self) -> bool:
+        return ":" in self._serial
+
+    def _ask(self, service: str, timeout_s: float) -> None:
+        """Ask the server for something it answers with a text.
+
+        It says OKAY to `connect` even when that failed. Whether it did shows when the device is used.
+        """
+        with _open_server(self._host, self._port, service.removeprefix("host:"), timeout_s) as stream:
+            stream.command(service)
             stream.sized_text()
 
     @contextmanager

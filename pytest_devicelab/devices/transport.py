@@ -37,3 +37,9 @@ class Transport(Protocol):
 
     def reconnect(self, *, timeout_s: float) -> None:
         """Wait until the device answers again, connecting anew where it is reached over TCP."""
+
+    def restart(self, *, timeout_s: float) -> None:
+        """Drop the server's connection to the device and have it made anew, also where it only went silent."""
+
+    def reboot(self, *, timeout_s: float) -> None:
+        """Reboot the device; returns when it has gone down."""

@@ -114,12 +114,43 @@ class NodePlacement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One try at a run; a later one only follows an infrastructure failure."""
+    """One try at a run; a later one only follows a failure of the lab.
+
+    Attributes:
+        error: what / why / fix of a try that failed.
+        failure: class of that failure, such as `lost` or `npu_crash`; empty when it did not fail.
+        decision: what was made of the failure, and why: a further try, or none.
+        files: evidence of a try that was followed by another, name -> path relative to the record's folder.
+    """
 
     number: int
     started: str
     duration_s: float
     error: str = ""
+    failure: str = ""
+    decision: str = ""
+    files: Mapping[str, str] = field(default_factory=_nothing, hash=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryStep:
+    """One thing tried to get a device back.
+
+    Attributes:
+        attempt: the attempt it followed; 0 for before the first.
+        rung: `reconnect`, `restart_transport`, `power_cycle`, `reboot` or `clean`.
+        why: what was wrong when it was tried, in one line.
+        helped: whether the device answered afterwards.
+        said: why it did not help; empty when it did.
+    """
+
+    attempt: int
+    rung: str
+    why: str
+    started: str
+    duration_s: float
+    helped: bool
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +203,9 @@ class RunRecord:
         log_sources: for each log read, how many lines were seen: 0 lines is no evidence.
         unparsed_lines: how many of those lines could not be read; their text is kept in the files.
         capture: how those logs were taken.
-        files: evidence beside the record, name -> path relative to the record's folder.
+        recovery: what was tried to get the device back, in order.
+        files: evidence beside the record, name -> path relative to the record's folder; that of an earlier attempt
+            is in the attempt.
         versions: tool and library versions that decide the result.
     """
 
@@ -196,6 +229,7 @@ class RunRecord:
     capture: LogCapture = LogCapture()
     telemetry: Mapping[str, str] = field(default_factory=_nothing, hash=False)
     attempts: tuple[Attempt, ...] = ()
+    recovery: tuple[RecoveryStep, ...] = ()
     transfers: Transfers = Transfers()
     error: str = ""
     files: Mapping[str, str] = field(default_factory=_nothing, hash=False)

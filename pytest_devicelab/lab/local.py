@@ -8,9 +8,9 @@ from pathlib import Path
 from pytest_devicelab.errors import InfrastructureError, LeaseLost
 from pytest_devicelab.evidence.record import RunRecord
 from pytest_devicelab.evidence.store import SessionStore
+from pytest_devicelab.lab.attempts import run_on_device
 from pytest_devicelab.lab.lab import Lab
 from pytest_devicelab.lab.request import RunRequest, unreached
-from pytest_devicelab.lab.runner import run_on_device
 from pytest_devicelab.matrix.specs import DeviceSpec
 
 

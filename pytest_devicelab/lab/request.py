@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ import numpy as np
 from pytest_devicelab.devices.slots import sha256_file
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence.record import Attempt, DeviceIdentity, ModelIdentity, Purpose, RunRecord
-from pytest_devicelab.matrix.specs import DeviceSpec, LogProfile, MatrixSpec, ModelSpec
+from pytest_devicelab.lab.retry import failure_class
+from pytest_devicelab.matrix.specs import DeviceSpec, LogProfile, MatrixSpec, ModelSpec, Retries
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.qairt import find_sdk
 from pytest_devicelab.virtual.onnx_model import external_files, load_model
@@ -26,6 +27,7 @@ class RunRequest:
     Attributes:
         model: the model as the matrix knows it; `path` may be another file made from it, such as a tapped one.
         inputs: arrays `[N, ...]` by input name.
+        retries: how often it may be tried again when the lab fails.
         qairt_sdk: Qualcomm's SDK on this machine, for devices that have no runner of their own; None for none.
     """
 
@@ -39,6 +41,7 @@ class RunRequest:
     logging: LogProfile
     timeout_s: float
     qairt_sdk: Path | None = None
+    retries: Retries = field(default_factory=Retries)
 
 
 def make_request(
@@ -68,6 +71,7 @@ def make_request(
         purpose=purpose,
         logging=matrix.logging,
         timeout_s=matrix.lab.run_timeout_s,
+        retries=matrix.lab.retries,
         qairt_sdk=find_sdk(matrix.qairt_sdk, os.environ) if spec.kind == "adb" else None,
     )
 
@@ -128,6 +132,9 @@ def unreached(
         purpose=request.purpose,
         status="failed",
         options=request.options,
-        attempts=(Attempt(number=1, started="", duration_s=0.0, error=str(error)),),
+        attempts=(
+            Attempt(number=1, started="", duration_s=0.0, error=str(error), failure=failure_class(error)),
+        ),
+        recovery=error.evidence.get("recovery", ()),
         error=str(error),
     )

@@ -1,4 +1,4 @@
-"""Carry one run out: deploy, run, collect, and write its record, whatever happens."""
+"""One attempt at a run: deploy, run, collect."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import shlex
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +19,7 @@ from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.slots import DEVICE_ROOT, deploy_archive, deploy_file, sha256_file
 from pytest_devicelab.errors import CompileRefused, InfrastructureError, OutputIncomplete, TransferError
 from pytest_devicelab.evidence.events import Event
-from pytest_devicelab.evidence.record import (
-    Attempt,
-    LogCapture,
-    RunRecord,
-    TensorRecord,
-    Transfers,
-)
+from pytest_devicelab.evidence.record import LogCapture, RunRecord, TensorRecord, Transfers
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.capture import WatchedRun, run_watched
 from pytest_devicelab.lab.heard import about_the_run, heard_lines, runner_pids
@@ -40,7 +32,6 @@ from pytest_devicelab.runtimes.kit import Kit
 from pytest_devicelab.runtimes.registry import find_runtime
 from pytest_devicelab.runtimes.runtime import Job, Leftovers, OutputFile, Prepared, Runtime
 
-_ATTEMPTS = 2
 PULL_PREFIX = ".pull-"
 """How names of folders begin, in that of a run, that outputs are pulled into."""
 # Stages of a `load_error` at which the model is at fault; a device that does not open, a missing skel or an
@@ -48,48 +39,7 @@ PULL_PREFIX = ".pull-"
 _REFUSING_STAGES = ("placement", "finalize", "load")
 
 
-def run_on_device(
-    device: AdbDevice,
-    request: RunRequest,
-    store: SessionStore,
-    *,
-    cache: Path,
-    progress: Callable[[str], None] = lambda text: None,
-) -> RunRecord:
-    """Run a model on a device that is held, and return the record, which is on disk by then.
-
-    A model the chip refuses gives a record with status `refused`; a lab that failed, also in a second attempt,
-    gives one with status `failed`. Neither raises. Bytes are only ever judged later.
-
-    Raises:
-        LeaseLost: the device is not ours any more. Whoever holds it may be making this very run: nothing is written.
-    """
-    attempts: list[Attempt] = []
-    while True:
-        run = _Run(device, request, store, cache, progress)
-        started, clock = datetime.now(UTC).isoformat(timespec="milliseconds"), time.monotonic()
-        record, error = run.carry_out()
-        attempts.append(
-            Attempt(
-                number=len(attempts) + 1,
-                started=started,
-                duration_s=round(time.monotonic() - clock, 3),
-                error=str(error) if error else "",
-            )
-        )
-        record = replace(record, attempts=tuple(attempts))
-        if error is not None and not isinstance(error, OutputIncomplete) and len(attempts) < _ATTEMPTS:
-            # Nothing is written yet: another process would take a record it finds for the last word.
-            progress(f"device={device.id} model={request.model.id} retrying after: {error.what}")
-            with suppress(InfrastructureError):
-                device.reconnect()
-                continue
-        device.require_held()
-        store.write_record(record)
-        return record
-
-
-class _Run:
+class Run:
     """One attempt, step by step."""
 
     def __init__(

@@ -14,7 +14,7 @@ from pytest_devicelab.matrix.decode_logging import decode_logging
 from pytest_devicelab.matrix.decode_model import decode_model
 from pytest_devicelab.matrix.issues import Issues
 from pytest_devicelab.matrix.reader import read_document
-from pytest_devicelab.matrix.specs import AdbServerSpec, DeviceSpec, LabSpec, MatrixSpec, ModelSpec
+from pytest_devicelab.matrix.specs import AdbServerSpec, DeviceSpec, LabSpec, MatrixSpec, ModelSpec, Retries
 from pytest_devicelab.matrix.suggest import did_you_mean, show
 
 SCHEMA = "devicelab.matrix/1"
@@ -68,7 +68,7 @@ def load_matrix(path: Path) -> MatrixSpec:
 
 
 def _lab(cursor: Cursor) -> LabSpec:
-    fields = cursor.fields(optional=("adb", "run_timeout_s"))
+    fields = cursor.fields(optional=("adb", "run_timeout_s", "retries"))
     adb = fields["adb"]
     server = None
     if isinstance(adb.node, yaml.MappingNode):
@@ -79,7 +79,18 @@ def _lab(cursor: Cursor) -> LabSpec:
     elif (word := adb.text()) not in {None, "private"}:
         adb.fail(f"{show(word)} is not private or {{host: ..., port: ...}}{did_you_mean(word, ['private'])}")
     timeout_s = fields["run_timeout_s"].number(1, 86_400)
-    return LabSpec(adb=server) if timeout_s is None else LabSpec(adb=server, run_timeout_s=timeout_s)
+    retries = _retries(fields["retries"])
+    return LabSpec(adb=server, retries=retries, run_timeout_s=timeout_s or LabSpec().run_timeout_s)
+
+
+def _retries(cursor: Cursor) -> Retries:
+    fields = cursor.fields(optional=("per_run", "per_session"))
+    per_run, per_session = fields["per_run"].integer(0, 10), fields["per_session"].integer(0, 10_000)
+    usual = Retries()
+    return Retries(
+        per_run=usual.per_run if per_run is None else per_run,
+        per_session=usual.per_session if per_session is None else per_session,
+    )
 
 
 def _some(cursor: Cursor) -> tuple[Cursor, ...]:

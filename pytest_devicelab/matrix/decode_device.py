@@ -50,7 +50,11 @@ _ONLY_FOR: MappingProxyType[str, DeviceKind] = MappingProxyType(
         "pd": "adb",
     }
 )
-_KEYS = ("soc", "name", "runtime", *_ONLY_FOR)
+# What the lab may do to a device beside it to get it back.
+_RECOVERY = ("power_cycle", "reboot")
+_KEYS = ("soc", "name", "runtime", *_RECOVERY, *_ONLY_FOR)
+_HUB = re.compile(r"[0-9]{1,3}(-[0-9]{1,3}(\.[0-9]{1,3})*)?")
+_HUB_RULE = 'is not the place of a USB hub as `uhubctl` prints it, such as "1-1.4"'
 
 
 def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
@@ -70,6 +74,7 @@ def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
     runtime, sdk = fields["runtime"].word(RUNTIMES), fields["sdk"].integer(21, 99)
     properties = _properties(fields["properties"])
     domain = fields["pd"].word(PROCESS_DOMAINS)
+    power_cycle, may_reboot = _power_cycle(fields["power_cycle"]), fields["reboot"].word(("true", "false"))
     faults = tuple(fault for item in fields["faults"].items() if (fault := decode_fault(item)) is not None)
     chipset = fields["chipset"].text(_ATTRIBUTE, _ATTRIBUTE_RULE)
     hub_os = fields["os"].text(_HUB_OS, 'is not a version such as "14", or an interval such as "[13,15)"')
@@ -102,13 +107,32 @@ def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
         timeout_s=timeout_s or 3600.0,
         faults=faults,
         pd=domain or "unsigned",
+        power_cycle=power_cycle,
+        reboot=None if may_reboot is None else may_reboot == "true",
     )
+
+
+def _power_cycle(cursor: Cursor) -> tuple[str, ...]:
+    """Return a command as the matrix spells it, or `uhubctl`'s for a port of a hub; empty for none, or a mistake."""
+    if not isinstance(cursor.node, yaml.MappingNode):
+        words = [item.text() for item in cursor.items()]
+        if isinstance(cursor.node, yaml.SequenceNode) and not words:
+            cursor.fail("is empty: name a program and its arguments")
+        return tuple(word for word in words if word is not None)
+    fields = cursor.fields(required=("hub", "port"))
+    hub, port = fields["hub"].text(_HUB, _HUB_RULE), fields["port"].integer(1, 63)
+    if hub is None or port is None:
+        return ()
+    return ("uhubctl", "--location", hub, "--ports", str(port), "--action", "cycle")
 
 
 def _check_kind(cursor: Cursor, kind: DeviceKind, fields: dict[str, Cursor]) -> None:
     for key, owner in _ONLY_FOR.items():
         if kind != owner and fields[key].present:
             fields[key].fail(f"is for devices of kind {owner}, this one is {kind}: remove it")
+    for key in _RECOVERY:
+        if kind == "aihub" and fields[key].present:
+            fields[key].fail("is for devices beside this host, this one is of kind aihub: remove it")
     if kind == "virtual" and not fields["soc"].present:
         cursor.fail("a virtual device needs the chip it stands for: add soc, such as soc: SM8650")
     if kind == "aihub" and not any(fields[key].present for key in ("name", "chipset", "attributes")):

@@ -44,16 +44,26 @@ class AdbServerSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """How often a run may be tried again after the lab failed: one run, and all runs of a session together."""
+
+    per_run: int = 1
+    per_session: int = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LabSpec:
     """The lab the session runs in.
 
     Attributes:
         adb: a running adb server, or None for a private one that ends with the session.
         run_timeout_s: the deadline of one run on one device, in seconds.
+        retries: how often runs may be tried again.
     """
 
     adb: AdbServerSpec | None = None
     run_timeout_s: float = 120.0
+    retries: Retries = Retries()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +104,9 @@ class DeviceSpec:
         timeout_s: how long one run on an AI Hub device may take in all, its queues included.
         faults: trouble a virtual device starts with.
         pd: process domain of the DSP's code; `signed` takes a skel the phone's vendor has signed.
+        power_cycle: a command on this host, program and arguments, that takes the device's power away and gives it
+            back; empty for none.
+        reboot: whether the lab may reboot it to get it back; None where the matrix does not say.
     """
 
     id: str
@@ -114,6 +127,13 @@ class DeviceSpec:
     timeout_s: float = 3600.0
     faults: tuple[FaultSpec, ...] = ()
     pd: ProcessDomain = "unsigned"
+    power_cycle: tuple[str, ...] = ()
+    reboot: bool | None = None
+
+    @property
+    def may_reboot(self) -> bool:
+        """Whether the lab may reboot it: a virtual device unless told not to, a phone only when told so."""
+        return self.kind == "virtual" if self.reboot is None else self.reboot
 
     @property
     def simulated(self) -> bool:

@@ -16,8 +16,8 @@ from pytest_devicelab.devices.toggles import farf_file
 from pytest_devicelab.errors import DeviceLost, InfrastructureError
 from pytest_devicelab.evidence.record import ModelIdentity, RunRecord
 from pytest_devicelab.evidence.store import SessionStore
+from pytest_devicelab.lab.attempts import run_on_device
 from pytest_devicelab.lab.request import RunRequest
-from pytest_devicelab.lab.runner import run_on_device
 from pytest_devicelab.matrix.specs import LogProfile, ModelSpec, Source
 from pytest_devicelab.runtimes.inputs import load_inputs
 from pytest_devicelab.verdicts.placement import judge_placement

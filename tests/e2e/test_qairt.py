@@ -16,8 +16,8 @@ from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.slots import DEVICE_ROOT
 from pytest_devicelab.evidence.record import ModelIdentity, RunRecord
 from pytest_devicelab.evidence.store import SessionStore
+from pytest_devicelab.lab.attempts import run_on_device
 from pytest_devicelab.lab.request import RunRequest
-from pytest_devicelab.lab.runner import run_on_device
 from pytest_devicelab.matrix.specs import log_profile
 from pytest_devicelab.runtimes.inputs import load_inputs
 from tests.e2e.stub_sdk import AARCH64, TRANSCRIPT, X86_64, build_sdk, elf

@@ -28,9 +28,9 @@ from pytest_devicelab.devices.toggles import restore_toggles, toggled
 from pytest_devicelab.errors import DeviceLost, InfrastructureError
 from pytest_devicelab.evidence.record import ModelIdentity, RunRecord
 from pytest_devicelab.evidence.store import SessionStore
+from pytest_devicelab.lab.attempts import run_on_device
 from pytest_devicelab.lab.lab import Lab, LabAddress
 from pytest_devicelab.lab.request import RunRequest
-from pytest_devicelab.lab.runner import run_on_device
 from pytest_devicelab.lab.session import LabSession, side_by_side
 from pytest_devicelab.matrix.specs import LabSpec, LogProfile, MatrixSpec, ModelSpec, Source, log_profile
 from pytest_devicelab.runtimes.host import run_on_host
