@@ -903,7 +903,7 @@ def typos(draw: st.DrawFn) -> tuple[int, int, str, str]:
     letter = draw(st.sampled_from("abcdefghijklmnopqrstuvwxyz_"))
     candidates = [key[:at] + key[at + 1 :], key[:at] + letter + key[at:], key[:at] + letter + key[at + 1 :]]
     candidates.append(key[:at] + key[at + 1 : at + 2] + key[at] + key[at + 2 :])
-    known = {known for _, _, known in keys_of(GOOD)} | {"y", "n", "on", "no", "off", "yes", ""}
+    known = {known for _, _, known in keys_of(GOOD)} | {"y", "n", "on", "no", "off", "yes", "", "pd"}
     typo = draw(
         st.sampled_from(candidates).filter(lambda word: word not in known and not word.startswith("x-"))
     )
