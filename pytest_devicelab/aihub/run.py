@@ -85,7 +85,7 @@ class HubRun:
         key = self.ledger.key("compile", sha256, self.spec.id, device.name, device.os, COMPILE_OPTIONS)
         job = Submission(
             kind="compile",
-            name=f"{self.request.model.id} {self.spec.id}",
+            name=f"{self.request.model.id} {self.spec.id} {sha256[:8]}",
             model_id=model_id,
             device=device,
             options=COMPILE_OPTIONS,

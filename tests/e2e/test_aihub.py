@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -129,6 +130,37 @@ def test_killed_between_submit_and_collect_and_resumed(double: Double, tmp_path:
         assert len(names) == len(set(names)) == 2, names
 
 
+def test_a_killed_pytest_is_resumed(double: Double, tmp_path: Path) -> None:
+    write_matrix(tmp_path, S24, S21)
+    command = [sys.executable, "-m", "pytest", "--devices=matrix.yaml", "--devicelab-reports=reports"]
+    # Without the comparison of the two chips, which runs the model tapped: that is a third model, with jobs of its own.
+    command += ["-k", "placement or determinism"]
+    double.account.trouble.hold = True
+    first = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        _until(lambda: len(double.account.names("compile_job")) == 2)
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    double.account.trouble.hold = False
+    resumed = [*command, "--devicelab-resume=latest", "--junitxml=junit.xml"]
+    ran = subprocess.run(resumed, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stdout.decode()
+    assert b"simulated" in ran.stdout.lower()
+    # One compile job a device; one inference job for each run: evaluate, and the repeat of the determinism check.
+    assert len(double.account.names("compile_job")) == 2
+    jobs = double.account.names("inference_job")
+    assert len(jobs) == len(set(jobs)) == 4
+    entries = [
+        json.loads(path.read_text()) for path in (tmp_path / "reports" / "latest" / "jobs").glob("*.json")
+    ]
+    assert {entry["job_id"] for entry in entries if "job_id" in entry} == set(double.account.jobs)
+    session = json.loads((tmp_path / "reports" / "latest" / "session.json").read_text())
+    assert {device["simulated"] for device in session["devices"]} == {True}
+    assert all(run["queued_s"] is not None for run in session["runs"])
+    assert b" queued<" in (tmp_path / "reports" / "latest" / "report.html").read_bytes()
+
+
 def test_killed_before_the_answer_was_written_down(run: Run, double: Double, tmp_path: Path) -> None:
     assert run().status == "ok"
     for path in (tmp_path / "session" / "jobs").glob("*.json"):
@@ -231,7 +263,7 @@ def test_nobody_there(double: Double, run: Run, tmp_path: Path) -> None:
 def test_gone_half_way(double: Double, run: Run) -> None:
     double.account.trouble.drop_from = 8
     began = time.monotonic()
-    record = run(f"{S24}, timeout_s: 4")
+    record = run(f"{S24}, timeout_s: 2")
     assert record.status == "failed"
     assert time.monotonic() - began < 15
     double.account.trouble.drop_from = 0
