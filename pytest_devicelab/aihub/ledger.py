@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pytest_devicelab.aihub.edge import HubEdge
 from pytest_devicelab.aihub.messages import HubDevice, JobKind, Submission
 from pytest_devicelab.aihub.outcome import Deadline, HubOffline, HubRateLimited, HubRefused
+from pytest_devicelab.errors import DeadlineExceeded
 from pytest_devicelab.evidence import codec
 from pytest_devicelab.evidence.atomic import whole_file
 
@@ -131,7 +133,7 @@ class JobLedger:
             InfrastructureError: AI Hub is offline or refuses until the deadline.
         """
         self._jobs.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._jobs / f".{key}.lock", timeout=deadline.left_s):
+        with _alone(self._jobs / f".{key}.lock", deadline):
             known = self.read(key)
             if known is not None and known.job_id:
                 return known.job_id
@@ -147,11 +149,18 @@ class JobLedger:
             self.write(key, replace(entry, job_id=job_id))
             return job_id
 
-    def upload(self, kind: str, sha256: str, send: Callable[[], str], exists: Callable[[str], bool]) -> str:
+    def upload(
+        self,
+        kind: str,
+        sha256: str,
+        send: Callable[[], str],
+        exists: Callable[[str], bool],
+        deadline: Deadline,
+    ) -> str:
         """Return the id of a file in AI Hub, uploading it unless it is there already."""
         self._uploads.mkdir(parents=True, exist_ok=True)
         path = self._uploads / f"{kind}-{sha256}.json"
-        with FileLock(path.with_suffix(".lock")):
+        with _alone(path.with_suffix(".lock"), deadline):
             if path.is_file():
                 known = codec.decode(
                     Upload,
@@ -167,6 +176,23 @@ class JobLedger:
                 upload = codec.encode(Upload(sha256=sha256, id=made))
                 file.write(codec.dump({"schema": UPLOAD_SCHEMA, **upload}))
             return made
+
+
+@contextmanager
+def _alone(lock: Path, deadline: Deadline) -> Iterator[None]:
+    """Keep other processes out of a block; `DeadlineExceeded` when one of them is in it for too long."""
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=deadline.left_s)
+    except Timeout:
+        raise DeadlineExceeded(
+            f"another process is at the same upload or job of AI Hub for over {deadline.whole_s:g} s",
+            fix=f"look for a hung process; the lock is {lock}",
+        ) from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def _submit(

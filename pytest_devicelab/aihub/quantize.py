@@ -54,12 +54,14 @@ def quantize(
         sha256,
         lambda: edge.upload_model(model, model.name[:60], deadline),
         lambda known: edge.has_model(known, deadline),
+        deadline,
     )
     dataset_id = ledger.upload(
         "dataset",
         data,
         lambda: edge.upload_dataset(calibration, f"calibration {data[:16]}", deadline),
         lambda known: edge.has_dataset(known, deadline),
+        deadline,
     )
     key = ledger.key(edge.account.api_url, sha256, data)
     entry = JobEntry(kind="quantize", name="", job_id="", asked_s=0.0, model_sha256=sha256)

@@ -119,6 +119,7 @@ class HubRun:
             sha256,
             lambda: self.edge.upload_model(path, name, self.deadline),
             lambda known: self.edge.has_model(known, self.deadline),
+            self.deadline,
         )
 
     def _infer(self, device: HubDevice, model_id: str) -> HubJob:
@@ -128,6 +129,7 @@ class HubRun:
             digest,
             lambda: self.edge.upload_dataset(self.request.inputs, f"inputs {digest[:16]}", self.deadline),
             lambda known: self.edge.has_dataset(known, self.deadline),
+            self.deadline,
         )
         key = self.ledger.key("inference", self.request.id)
         job = Submission(

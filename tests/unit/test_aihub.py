@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import h5py
+import numpy as np
+import onnx
 import pytest
 
 from pytest_devicelab.aihub.account import Account, read_account
 from pytest_devicelab.aihub.ledger import JobEntry, JobLedger, Patience
 from pytest_devicelab.aihub.messages import HubDevice, Layer, Profile, Submission
 from pytest_devicelab.aihub.outcome import Deadline, HubOffline, HubRateLimited, whose_fault
+from pytest_devicelab.aihub.outputs import read_outputs
 from pytest_devicelab.aihub.profile import npu_rows, unit_events
 from pytest_devicelab.aihub.selection import chip_of, choose, device_set, identity
 from pytest_devicelab.commands.suggest import hub_entry
-from pytest_devicelab.errors import InfrastructureError, UserError
+from pytest_devicelab.errors import InfrastructureError, OutputIncomplete, TransferError, UserError
 from pytest_devicelab.matrix.soc import find_soc
 from pytest_devicelab.matrix.specs import DeviceSpec, Source
 
@@ -166,6 +171,46 @@ def test_a_profile_counts_the_npu_and_claims_the_rest() -> None:
         ("op_time", "timed"),
         ("cpu_fallback", "soft"),
     ]
+
+
+def one_output(name: str = "a/b") -> onnx.ModelProto:
+    given = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 2])
+    made = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 2])
+    node = onnx.helper.make_node("Relu", ["x"], [name])
+    return onnx.helper.make_model(onnx.helper.make_graph([node], "g", [given], [made]))
+
+
+def dataset(path: Path, outputs: Mapping[str, list[Any]]) -> Path:
+    with h5py.File(path, "w") as file:
+        for number, (name, batches) in enumerate(outputs.items()):
+            group = file.create_group(f"data/{number}")
+            group.attrs["name"], group.attrs["batch_count"] = name, len(batches)
+            for index, batch in enumerate(batches):
+                group.create_dataset(f"batch_{index}", data=batch)
+    return path
+
+
+def test_outputs_may_come_under_a_compilers_spelling_of_their_name(tmp_path: Path) -> None:
+    batches = [np.array([[1, 2]], np.float32), np.array([[3, 4]], np.float32)]
+    path = tmp_path / "o.h5"
+    outputs = read_outputs(dataset(path, {"a_b": batches}), one_output(), 2)
+    assert outputs["a/b"].tolist() == [[1, 2], [3, 4]]
+    for odd in ([*batches, batches[0]], [batches[0]], [batches[0], np.zeros((1, 3), np.float32)]):
+        with pytest.raises(OutputIncomplete, match="a/b"):
+            read_outputs(dataset(path, {"a_b": odd}), one_output(), 2)
+    with pytest.raises(OutputIncomplete, match="is missing"):
+        read_outputs(dataset(path, {"a_b": batches, "a.b": batches}), one_output(), 2)
+
+
+def test_a_damaged_dataset_is_the_clouds_fault(tmp_path: Path) -> None:
+    path = dataset(tmp_path / "o.h5", {"a_b": [np.zeros((1, 2), np.float32)]})
+    whole = path.read_bytes()
+    for data in (b"", b"no h5", whole[: len(whole) // 2], whole[:600]):
+        path.write_bytes(data)
+        with pytest.raises(TransferError, match="did not arrive whole"):
+            read_outputs(path, one_output(), 1)
+    with pytest.raises(TransferError, match="is no output"):
+        read_outputs(dataset(path, {"a_b": [np.array([b"text"])]}), one_output(), 1)
 
 
 class FakeEdge:
