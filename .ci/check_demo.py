@@ -31,9 +31,15 @@ def main(path: Path) -> None:
         "digits_cnn_int8"
     ]
     assert frozenset({"V81"}) in classes["digits_cnn_a16w8"], classes["digits_cnn_a16w8"]
-    assert all(comparison["first_divergence"] for comparison in session["comparisons"]), (
-        "no first layer named"
-    )
+    parted = [each for each in session["comparisons"] if len(each["classes"]) > 1]
+    assert len(parted) == 4, "four models part"
+    assert all(comparison["first_divergence"] for comparison in parted), "no first layer named"
+    # LiteRT computes on the CPU of whatever chip, and here that is one and the same.
+    assert classes["digits_cnn_litert"] == {frozenset({"V68", "V69", "CPU"} | new)}, classes[
+        "digits_cnn_litert"
+    ]
+    runtimes = {run["runtime"] for run in session["runs"]}
+    assert runtimes == {"qnn", "ort", "litert"}, runtimes
     assert any(fallback["op"] == "LayerNormalization" for fallback in session["fallbacks"]), session[
         "fallbacks"
     ]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from pytest_devicelab.audit.bisect import bisect
 from pytest_devicelab.audit.graph import output_lsb, parse_graph
-from pytest_devicelab.errors import TensorMismatch
+from pytest_devicelab.errors import ModelError, TensorMismatch
 from pytest_devicelab.evidence.record import RunRecord
 from pytest_devicelab.lab.session import LabSession, read_labels
 from pytest_devicelab.matrix.specs import ModelSpec
+from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.verdicts.accuracy import judge_accuracy, real_values
 from pytest_devicelab.verdicts.agreement import compare_outputs, judge_agreement
 from pytest_devicelab.verdicts.attribution import Attribution, attribute
@@ -27,14 +28,36 @@ TAP_SAMPLES = 8
 def accuracy_of(session: LabSession, model: ModelSpec, record: RunRecord) -> Verdict:
     """Judge one device's run against the float and the quantized model on the host's CPU."""
     inputs = session.inputs(model)
-    return judge_accuracy(
+    outputs, lacking = session.outputs(record), ""
+    try:
+        quantized: Arrays | None = session.on_host(model.path, inputs)
+    except ModelError as error:
+        if model.path.suffix == ".onnx":
+            raise
+        # Such as a program lowered for an NPU: a device runs it, this machine does not, and so there is no yardstick.
+        quantized, lacking = None, f" ({error.what}: {error.why})"
+    verdict = judge_accuracy(
         record,
         model,
-        session.outputs(record),
-        session.on_host(model.path, inputs),
-        session.on_host(model.reference, inputs) if model.reference else None,
+        outputs,
+        quantized,
+        _float_outputs(session, model, outputs),
         read_labels(model.labels) if model.labels else None,
     )
+    return replace(verdict, reason=f"{verdict.reason}{lacking}")
+
+
+def _float_outputs(session: LabSession, model: ModelSpec, outputs: Arrays) -> Arrays | None:
+    """Return what the float model gives, named as the device names it where each has one output.
+
+    Exporters to other formats name outputs anew: the only one of each is the same one, whatever it is called.
+    """
+    if model.reference is None:
+        return None
+    found = session.on_host(model.reference, session.reference_inputs(model))
+    if model.path.suffix == ".onnx" or len(found) != 1 or len(outputs) != 1:
+        return found
+    return dict(zip(outputs, found.values(), strict=True))
 
 
 def judge_fleet(session: LabSession, model: ModelSpec, records: Mapping[str, RunRecord]) -> Verdict:
@@ -56,13 +79,26 @@ def compare_fleet(
     """Compare all devices output by output, down to the first layer at which their classes part."""
     ordered = tuple(records.values())
     arrays = {record.device.id: session.outputs(record) for record in ordered if record.status == "ok"}
-    comparisons = compare_outputs(model.id, ordered, arrays, lsb=output_lsb(model.path.read_bytes()))
+    comparisons = compare_outputs(model.id, ordered, arrays, lsb=_steps(model, ordered))
     return tuple(
         replace(comparison, divergences=_divergences(session, model, comparison, records))
-        if len(comparison.classes) > 1
+        # Layers are tapped in ONNX; of another file's, the classes are all there is to say.
+        if len(comparison.classes) > 1 and model.path.suffix == ".onnx"
         else comparison
         for comparison in comparisons
     )
+
+
+def _steps(model: ModelSpec, records: Sequence[RunRecord]) -> Mapping[str, float]:
+    """Return one quantization step of each output: by the ONNX model, or by what the runs of another file recorded."""
+    if model.path.suffix == ".onnx":
+        return output_lsb(model.path.read_bytes())
+    return {
+        tensor.name: tensor.quantization.scale
+        for record in records
+        for tensor in record.outputs
+        if tensor.quantization
+    }
 
 
 def attribute_loss(
@@ -72,7 +108,6 @@ def attribute_loss(
     if model.reference is None or not comparison.classes:
         return None
     name, inputs = comparison.output, session.inputs(model)
-    quantization = output_quantization(parse_graph(model.path.read_bytes()).model).get(name)
     speaking = {devices: records[devices[0]] for devices in comparison.classes}
     first = speaking[comparison.classes[0]]
     chips = {
@@ -80,8 +115,10 @@ def attribute_loss(
     }
     try:
         quantized = real_values(first, session.on_host(model.path, inputs))
+        outputs = session.outputs(first)
+        reference = _float_outputs(session, model, outputs) or {}
         return attribute(
-            session.on_host(model.reference, inputs)[name].astype(np.float64),
+            reference[name].astype(np.float64),
             quantized[name],
             {
                 devices: real_values(record, session.outputs(record))[name]
@@ -90,12 +127,19 @@ def attribute_loss(
             chips=chips,
             # Fixed, so that the same records always give the same figures.
             rng=np.random.default_rng(0),
-            step=quantization.scale if quantization else None,
+            step=_quantization_steps(model, first).get(name),
             labels=read_labels(model.labels) if model.labels else None,
             material_share=model.gates.accuracy_drop,
         )
-    except (TensorMismatch, KeyError):
+    except (TensorMismatch, KeyError, ModelError):
         return None  # the accuracy verdicts say what is wrong with the yardstick
+
+
+def _quantization_steps(model: ModelSpec, record: RunRecord) -> Mapping[str, float]:
+    if model.path.suffix != ".onnx":
+        return _steps(model, (record,))
+    grids = output_quantization(parse_graph(model.path.read_bytes()).model)
+    return {name: grid.scale for name, grid in grids.items()}
 
 
 def _divergences(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -17,6 +18,8 @@ from pytest_devicelab.virtual.onnx_model import constant_tensors, external_files
 from pytest_devicelab.virtual.onnx_model import node_quantization as quantization_of
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+# File identifiers of flatbuffers, at byte 4. Source: the schemas of LiteRT and ExecuTorch.
+_OTHERS = MappingProxyType({"LiteRT": b"TFL3", "ExecuTorch": b"ET12"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,13 @@ def parse_graph(model: bytes) -> Graph:
     Raises:
         ModelError: these bytes are not an ONNX model with a graph, or its nodes are not in order.
     """
+    for name, mark in _OTHERS.items():
+        if model[4:8] == mark:
+            raise ModelError(
+                f"this is a model for {name}, and only ONNX models are taken apart",
+                why="layers are tapped, cut and requantized in ONNX; of other files the outputs are compared",
+                fix="give the ONNX model it was made from, under `runtime: qnn` or `runtime: ort`",
+            )
     try:
         parsed = onnx.load_model_from_string(model)
     except DecodeError as error:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from pytest_devicelab.lab.session import read_labels
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
 from pytest_devicelab.runtimes.inputs import Arrays, load_inputs
 from pytest_devicelab.runtimes.qairt import find_sdk
+from pytest_devicelab.runtimes.registry import REFERENCE_RUNTIME, choose_runtime, find_runtime
+from pytest_devicelab.runtimes.runtime import DeclaredInput
 from pytest_devicelab.virtual.engines.resolve import resolve_engine
 
 
@@ -36,8 +38,10 @@ def check_lab(matrix: MatrixSpec, devices: tuple[DeviceSpec, ...]) -> None:
         _attempt(problems, lambda: find_sdk(matrix.qairt_sdk, os.environ))
     for engine in sorted({spec.engine for spec in devices if spec.simulated} - {"htp", "cpu"}):
         _attempt(problems, partial(resolve_engine, engine))
+    runtimes = {choose_runtime(device, model) for device in devices for model in matrix.models}
+    usable = {name for name in sorted(runtimes) if _attempt(problems, partial(_required, name))}
     for model in matrix.models:
-        problems += _model_problems(model)
+        problems += _model_problems(model, usable)
     if len(problems) == 1:
         raise problems[0]
     if problems:
@@ -59,11 +63,20 @@ def _attempt(problems: list[UserError], check: Callable[[], T]) -> T | None:
         return None
 
 
+def _required(runtime: str) -> bool:
+    find_runtime(runtime).require()
+    return True
+
+
 def _check_packages(matrix: MatrixSpec, devices: tuple[DeviceSpec, ...]) -> None:
     """The CPU engine never stands in for the simulator on its own: that would be another chip under the same name."""
-    runtimes = {device.runtime or model.runtime for device in devices for model in matrix.models}
+    runtimes = {choose_runtime(device, model) for device in devices for model in matrix.models}
     simulated = [device.id for device in devices if device.simulated and device.engine == "htp"]
-    wanted = {"onnxruntime": "the CPU reference of every accuracy verdict"}
+    wanted = {}
+    if any(
+        path.suffix == ".onnx" for model in matrix.models for path in (model.path, model.reference) if path
+    ):
+        wanted["onnxruntime"] = "the CPU reference of every accuracy verdict"
     if simulated or "qnn" in runtimes:
         wanted["onnxruntime_qnn"] = (
             f"the HTP simulator of {', '.join(simulated)}" if simulated else "compiling context binaries"
@@ -79,19 +92,28 @@ def _check_packages(matrix: MatrixSpec, devices: tuple[DeviceSpec, ...]) -> None
         )
 
 
-def _model_problems(model: ModelSpec) -> list[UserError]:
-    """Return what is wrong with a model and the files beside it; each file is looked at, whatever the others hold."""
+def _model_problems(model: ModelSpec, usable: Collection[str]) -> list[UserError]:
+    """Return what is wrong with a model and the files beside it; each file is looked at, whatever the others hold.
+
+    Args:
+        model: the model.
+        usable: runtimes with all they need: the files of another cannot be read, which is reported already.
+    """
     problems: list[UserError] = []
-    onnx_files = [path for path in (model.path, model.reference) if path is not None]
-    declared = [_attempt(problems, partial(_declared_inputs, path, model)) for path in onnx_files]
+    _attempt(problems, partial(_check_ending, model))
     arrays = _attempt(problems, lambda: _inputs(model))
     labels = None if model.labels is None else _attempt(problems, partial(read_labels, model.labels))
+    named = {model.path: (model.runtime, arrays)} if model.runtime in usable else {}
+    if model.reference is not None:
+        named[model.reference] = (REFERENCE_RUNTIME, _reference_inputs(problems, model, arrays))
+    for path, (runtime, given) in named.items():
+        declared = _attempt(problems, partial(_declared_inputs, runtime, path, model))
+        if declared is not None and given is not None:
+            source = model.inputs if given is arrays else model.reference_inputs
+            _attempt(problems, partial(_check_fit, path, declared, model, given, given=str(source)))
     if arrays is None:
         return problems
-    for path, inputs in zip(onnx_files, declared, strict=True):
-        if inputs is not None:
-            _attempt(problems, partial(_check_fit, path, inputs, model, arrays))
-    samples = len(next(iter(arrays.values())))
+    samples = _count(arrays)
     # With `samples:` the first few are meant; without it, another number of labels belongs to other inputs.
     if labels is not None and (len(labels) < samples or (len(labels) > samples and model.samples is None)):
         problems.append(
@@ -102,6 +124,37 @@ def _model_problems(model: ModelSpec) -> list[UserError]:
             )
         )
     return problems
+
+
+def _check_ending(model: ModelSpec) -> None:
+    """A runtime that another package brings says itself which files it takes."""
+    suffixes = find_runtime(model.runtime).suffixes
+    if model.path.suffix not in suffixes:
+        raise ModelError(
+            f"{model.path}: runtime {model.runtime} takes {' or '.join(suffixes)} (model {model.id}, {model.source})",
+            why="the ending says what a file holds",
+            fix="name a file of that kind, or another `runtime:`",
+        )
+
+
+def _reference_inputs(problems: list[UserError], model: ModelSpec, arrays: Arrays | None) -> Arrays | None:
+    """Return what the float model is run on: inputs of its own, as many samples as the model has, or the same."""
+    if model.reference_inputs is None:
+        return arrays
+    own = _attempt(problems, partial(load_inputs, model.reference_inputs, samples=model.samples))
+    if own is not None and arrays is not None and (have := _count(own)) != (want := _count(arrays)):
+        problems.append(
+            ModelError(
+                f"{model.reference_inputs}: not the samples of {model.inputs}",
+                why=f"{have} samples for {want}",
+                fix="save the same samples in the same order, as the float model takes them",
+            )
+        )
+    return own
+
+
+def _count(arrays: Arrays) -> int:
+    return len(next(iter(arrays.values())))
 
 
 def _inputs(model: ModelSpec) -> Arrays:
@@ -130,13 +183,14 @@ def check_inputs(model: ModelSpec, arrays: Arrays) -> None:
             why=f"given: {wrong}" if wrong else "no input, or one without a first dimension",
             fix="wrap them with numpy.asarray(values, dtype)",
         )
-    _check_fit(model.path, _declared_inputs(model.path, model), model, arrays, given="the inputs given")
+    declared = _declared_inputs(model.runtime, model.path, model)
+    _check_fit(model.path, declared, model, arrays, given="the inputs given")
 
 
 def _check_fit(
-    path: Path, declared: Mapping[str, _Declared], model: ModelSpec, arrays: Arrays, *, given: str = ""
+    path: Path, declared: Mapping[str, DeclaredInput], model: ModelSpec, arrays: Arrays, *, given: str = ""
 ) -> None:
-    found = {name: _Declared(array.dtype.name, (1, *array.shape[1:])) for name, array in arrays.items()}
+    found = {name: DeclaredInput(array.dtype.name, (1, *array.shape[1:])) for name, array in arrays.items()}
     if found.keys() != declared.keys() or any(
         not _fits(found[name], want) for name, want in declared.items()
     ):
@@ -147,67 +201,24 @@ def _check_fit(
         )
 
 
-class _Declared(NamedTuple):
-    """dtype and shape of one input; None for a dimension left open."""
-
-    dtype: str
-    shape: tuple[int | None, ...]
-
-
-def _list(inputs: Mapping[str, _Declared]) -> str:
+def _list(inputs: Mapping[str, DeclaredInput]) -> str:
     return ", ".join(
         f"{name}: {dtype} [{', '.join('?' if extent is None else str(extent) for extent in shape)}]"
         for name, (dtype, shape) in inputs.items()
     )
 
 
-def _declared_inputs(path: Path, model: ModelSpec) -> Mapping[str, _Declared]:
-    """Return the inputs an ONNX model declares, by name."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
+def _declared_inputs(runtime: str, path: Path, model: ModelSpec) -> Mapping[str, DeclaredInput]:
+    """Return the inputs a model file declares, as the runtime reads it."""
     try:
-        loaded = onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError, ValueError) as error:
-        loaded, why = None, str(error)
-    if loaded is None or not loaded.graph.node or not loaded.opset_import:
+        return find_runtime(runtime).declared_inputs(path)
+    except ModelError as error:
         raise ModelError(
-            f"{path}: not an ONNX model (model {model.id}, {model.source})",
-            why=why if loaded is None else "it holds no graph",
-            fix="name an .onnx file; export the model anew if it was cut short",
-        )
-    constants = {tensor.name for tensor in loaded.graph.initializer}
-    names = [value.name for value in loaded.graph.input if value.name not in constants]
-    odd = [name for name in names if not name or any(char.isspace() or char == ":" for char in name)]
-    if odd:
-        raise ModelError(
-            f"{path}: input names {odd} cannot be written into an input list",
-            why="qnn-net-run separates entries by blanks and `:=`",
-            fix="rename the inputs of the model",
-        )
-    return {
-        value.name: _Declared(
-            _dtype_name(value.type.tensor_type.elem_type),
-            tuple(
-                dim.dim_value if dim.HasField("dim_value") else None
-                for dim in value.type.tensor_type.shape.dim
-            ),
-        )
-        for value in loaded.graph.input
-        if value.name in names
-    }
+            f"{error.what} (model {model.id}, {model.source})", why=error.why, fix=error.fix
+        ) from error
 
 
-def _dtype_name(element: int) -> str:
-    from onnx.helper import tensor_dtype_to_np_dtype
-
-    try:
-        return tensor_dtype_to_np_dtype(element).name
-    except (KeyError, TypeError, ValueError):  # a sequence, or an element type of a later ONNX
-        return f"ONNX element type {element}"
-
-
-def _fits(found: _Declared, declared: _Declared) -> bool:
+def _fits(found: DeclaredInput, declared: DeclaredInput) -> bool:
     return (
         found.dtype == declared.dtype
         and len(found.shape) == len(declared.shape)

@@ -18,6 +18,7 @@ from pytest_devicelab.matrix.specs import DeviceSpec, LogProfile, MatrixSpec, Mo
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.qairt import find_sdk
 from pytest_devicelab.virtual.onnx_model import external_files, load_model
+from pytest_devicelab.runtimes.registry import choose_runtime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ def make_request(
         path: the model's own file, or one made from it.
     """
     sha256 = model_sha256(path)
-    runtime = spec.runtime or model.runtime
+    runtime = choose_runtime(spec, model)
     digest = hashlib.sha256(f"{sha256}{runtime}{sorted(model.options.items())}".encode())
     digest.update(fingerprint_of(inputs))
     return RunRequest(

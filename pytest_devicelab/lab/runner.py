@@ -156,6 +156,7 @@ class Run:
             log_level=request.logging.level,
             backend=backend,
             kit_folder=f"{self._work}/kit",
+            program=device.spec.runners.get(request.runtime, ""),
         )
         token = hashlib.sha256(f"{request.id}{time.time_ns()}".encode()).hexdigest()[:16]
         done = run_watched(
@@ -222,8 +223,8 @@ class Run:
             event for event in self._events if event.kind == "op_rejected" and "benign" not in event.fields
         ]
         refusals = [event for event in self._events if event.fields.get("stage") in _REFUSING_STAGES]
-        # ONNX Runtime leaves a rejected operator to the CPU and goes on: that alone never made it fail.
-        if self._request.runtime != "ort":
+        # ONNX Runtime leaves a rejected operator to the CPU and goes on, unless it is told not to.
+        if self._request.runtime != "ort" or self._request.options.get("strict") == "1":
             refusals += rejected
         ops = tuple(
             (event.fields.get("op", ""), event.fields.get("node", ""), event.fields.get("reason", ""))
@@ -258,7 +259,9 @@ class Run:
     def _collect_output(self, output: OutputFile, samples: int, out: str) -> TensorRecord:
         """Join an output's raw files on the device, hash them there, and pull them unless we have those bytes."""
         joined = f"{self._work}/{hashlib.sha256(output.name.encode()).hexdigest()[:16]}.raw"
-        result = self._device.script(_join_script(out, output.file, samples, joined), timeout_s=120)
+        result = self._device.script(
+            _join_script(out, f"{output.folder}{output.file}", samples, joined), timeout_s=120
+        )
         found = re.match(r"([0-9a-f]{64}) [^\n]*\n *([0-9]+)", result.text)
         if result.exit_code != 0 or found is None:
             raise OutputIncomplete(
@@ -330,14 +333,14 @@ def _without_batch(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _join_script(out: str, file: str, samples: int, joined: str) -> str:
-    """Return shell text that joins `Result_<n>/<file>` for every n, in order; it says the hash and the size.
+    """Return shell text that joins the files of every sample, in order; it says the hash and the size.
 
     It fails when one is missing. `xargs` splits what would be too long for one command line, and quotes nothing:
-    a file's name is made of letters, digits, `_` and `.` (`OutputFile`).
+    its parts are made of letters, digits, `_` and `.` (`OutputFile`), and `{}` stands for the number.
     """
     return (
         f"cd {shlex.quote(out)} || exit 1; i=0; "
-        f"while [ $i -lt {samples:d} ]; do echo Result_$i/{file}; i=$((i+1)); done | "
+        f"while [ $i -lt {samples:d} ]; do echo {file.replace('{}', '${i}')}; i=$((i+1)); done | "
         f"xargs cat > {shlex.quote(joined)} && sha256sum {shlex.quote(joined)} && wc -c < {shlex.quote(joined)}"
     )
 

@@ -26,8 +26,8 @@ from pytest_devicelab.lab.local import LocalExecutor
 from pytest_devicelab.lab.request import RunRequest, fingerprint_of, make_request, model_sha256
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
-from pytest_devicelab.runtimes.host import run_on_host
 from pytest_devicelab.runtimes.inputs import Arrays, load_inputs
+from pytest_devicelab.runtimes.registry import runtime_of_file
 
 # Bits either repeat or they do not: a few samples, run again from a cold start, tell.
 REPEAT_SAMPLES = 32
@@ -100,6 +100,12 @@ class LabSession:
             if model.id not in self._inputs:
                 self._inputs[model.id] = load_inputs(model.inputs, samples=model.samples)
             return self._inputs[model.id]
+
+    def reference_inputs(self, model: ModelSpec) -> Arrays:
+        """Return the evaluation inputs as the model's float reference takes them, `[N, ...]` by input name."""
+        if model.reference_inputs is None:
+            return self.inputs(model)
+        return load_inputs(model.reference_inputs, samples=model.samples)
 
     def evaluate(self, spec: DeviceSpec, model: ModelSpec) -> RunRecord:
         """Return the record of the model on all evaluation inputs on a device."""
@@ -187,7 +193,7 @@ class LabSession:
         return {tensor.name: self.store.read_output(tensor) for tensor in record.outputs}
 
     def on_host(self, path: Path, inputs: Arrays) -> Arrays:
-        """Return the outputs of a model file run by ONNX Runtime on this machine's CPU; computed once a session."""
+        """Return the outputs of a model file run on this machine's CPU by its runtime; computed once a session."""
         digest = hashlib.sha256(model_sha256(path).encode())
         digest.update(fingerprint_of(inputs))
         key = digest.hexdigest()[:32]
@@ -206,7 +212,7 @@ class LabSession:
                         shape=array.shape,
                         sha256=self.store.write_array(array),
                     )
-                    for name, array in run_on_host(path, inputs).items()
+                    for name, array in runtime_of_file(path).run_on_host(path, inputs).items()
                 )
                 self.store.write_reference(key, known)
         return {tensor.name: self.store.read_output(tensor) for tensor in known}

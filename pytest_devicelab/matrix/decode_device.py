@@ -11,13 +11,13 @@ import yaml
 from pytest_devicelab.errors import UserError
 from pytest_devicelab.matrix.cursor import Cursor
 from pytest_devicelab.matrix.faults import decode_fault
+from pytest_devicelab.matrix.kind_names import kind_names
+from pytest_devicelab.matrix.runtime_names import runtime_names
 from pytest_devicelab.matrix.soc import SIMULATED_HEXAGONS, Soc, find_soc, soc_from_properties
-from pytest_devicelab.matrix.specs import Compiler, DeviceKind, DeviceSpec, ProcessDomain, RuntimeName
+from pytest_devicelab.matrix.specs import Compiler, DeviceKind, DeviceSpec, ProcessDomain
 from pytest_devicelab.matrix.suggest import did_you_mean, show
 
-KINDS: tuple[DeviceKind, ...] = get_args(DeviceKind)
 COMPILERS: tuple[Compiler, ...] = get_args(Compiler)
-RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 PROCESS_DOMAINS: tuple[ProcessDomain, ...] = get_args(ProcessDomain)
 ENGINES = ("htp", "cpu")
 
@@ -50,9 +50,10 @@ _ONLY_FOR: MappingProxyType[str, DeviceKind] = MappingProxyType(
         "pd": "adb",
     }
 )
+_PROGRAM = re.compile(r"/[A-Za-z0-9_./+-]{1,255}")
 # What the lab may do to a device beside it to get it back.
 _RECOVERY = ("power_cycle", "reboot")
-_KEYS = ("soc", "name", "runtime", *_RECOVERY, *_ONLY_FOR)
+_KEYS = ("soc", "name", "runtime", "runners", *_RECOVERY, *_ONLY_FOR)
 _HUB = re.compile(r"[0-9]{1,3}(-[0-9]{1,3}(\.[0-9]{1,3})*)?")
 _HUB_RULE = 'is not the place of a USB hub as `uhubctl` prints it, such as "1-1.4"'
 
@@ -66,13 +67,13 @@ def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
     """
     fields = cursor.fields(required=("id", "kind"), optional=_KEYS)
     device_id = fields["id"].text(ID, ID_RULE)
-    kind = fields["kind"].word(KINDS)
+    kind = fields["kind"].word(kind_names())
     soc = _soc(fields["soc"], notes)
     selector = _selector(fields["selector"], notes)
     engine = _engine(fields["engine"])
     name, serial = fields["name"].text(), fields["serial"].text(_SERIAL, "is not an adb serial")
-    runtime, sdk = fields["runtime"].word(RUNTIMES), fields["sdk"].integer(21, 99)
-    properties = _properties(fields["properties"])
+    runtime, sdk = fields["runtime"].word(runtime_names()), fields["sdk"].integer(21, 99)
+    properties, runners = _properties(fields["properties"]), _runners(fields["runners"])
     domain = fields["pd"].word(PROCESS_DOMAINS)
     power_cycle, may_reboot = _power_cycle(fields["power_cycle"]), fields["reboot"].word(("true", "false"))
     faults = tuple(fault for item in fields["faults"].items() if (fault := decode_fault(item)) is not None)
@@ -99,6 +100,7 @@ def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
         properties=MappingProxyType(properties),
         engine=engine or "htp",
         runtime=runtime,
+        runners=MappingProxyType(runners),
         sdk=sdk or 34,
         chipset=chipset,
         hub_os=hub_os,
@@ -207,6 +209,20 @@ def _properties(cursor: Cursor) -> dict[str, str]:
         text = value.scalar()
         if not _PROPERTY.fullmatch(key):
             value.fail("is not the name of an Android property")
+        elif text is not None:
+            found[key] = text
+    return found
+
+
+def _runners(cursor: Cursor) -> dict[str, str]:
+    found: dict[str, str] = {}
+    names = runtime_names()
+    for key, value in cursor.entries().items():
+        text = value.text(
+            _PROGRAM, "is not the absolute path of a program on the device: / a-z A-Z 0-9 _ . + -"
+        )
+        if key not in names:
+            value.fail(f"{show(key)} is not a runtime: {', '.join(names)}{did_you_mean(key, names)}")
         elif text is not None:
             found[key] = text
     return found

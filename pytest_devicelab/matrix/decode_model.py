@@ -12,7 +12,8 @@ from typing import get_args
 import yaml
 
 from pytest_devicelab.matrix.cursor import Cursor
-from pytest_devicelab.matrix.decode_device import ID, ID_RULE, RUNTIMES
+from pytest_devicelab.matrix.decode_device import ID, ID_RULE
+from pytest_devicelab.matrix.runtime_names import BUILT_IN, default_runtime, runtime_names
 from pytest_devicelab.matrix.specs import Agreement, ExpectedFallback, Gates, ModelSpec
 from pytest_devicelab.matrix.suggest import did_you_mean, nearest, show
 
@@ -20,7 +21,18 @@ AGREEMENTS: tuple[Agreement, ...] = get_args(Agreement)
 _DEFAULT_GATES = Gates()
 _OPERATOR = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,127}")
 _OPTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_OPTIONAL = ("variant", "reference", "inputs", "labels", "runtime", "options", "expect", "gates", "samples")
+_OPTIONAL = (
+    "variant",
+    "reference",
+    "inputs",
+    "reference_inputs",
+    "labels",
+    "runtime",
+    "options",
+    "expect",
+    "gates",
+    "samples",
+)
 _SWITCH = ("0", "1")
 
 # Options of the QNN execution provider a matrix may set, with their values where these are few.
@@ -44,6 +56,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "qnn_context_priority": ("low", "normal", "normal_high", "high"),
         "rpc_control_latency": (),
         "vtcm_mb": (),
+        "strict": _SWITCH,  # ours: see runtimes/ort.py
     }
 )
 # Set by the lab from the device, or naming files and libraries, which a matrix has no business with.
@@ -72,10 +85,11 @@ def decode_model(
         optional=_OPTIONAL,
     )
     model_id = fields["id"].text(ID, ID_RULE)
-    path = _file(fields["path"], folder, ".onnx")
+    runtime = fields["runtime"].word(runtime_names())
+    path = _model_file(fields["path"], folder, runtime)
     reference = _file(fields["reference"], folder, ".onnx")
     inputs, labels = _file(fields["inputs"], folder, ".npz"), _file(fields["labels"], folder, ".npy")
-    variant, runtime = fields["variant"].text(), fields["runtime"].word(RUNTIMES)
+    reference_inputs, variant = _file(fields["reference_inputs"], folder, ".npz"), fields["variant"].text()
     options = _options(fields["options"], notes)
     fallbacks = _fallbacks(fields["expect"], device_ids)
     gates = _gates(fields["gates"])
@@ -89,8 +103,9 @@ def decode_model(
         variant=variant or "",
         reference=reference,
         inputs=inputs,
+        reference_inputs=reference_inputs,
         labels=labels,
-        runtime=runtime or "qnn",
+        runtime=runtime or default_runtime(path.suffix),
         options=MappingProxyType(options),
         expected_fallbacks=fallbacks,
         gates=gates,
@@ -98,13 +113,19 @@ def decode_model(
     )
 
 
-def _file(cursor: Cursor, folder: Path, suffix: str) -> Path | None:
+def _model_file(cursor: Cursor, folder: Path, runtime: str | None) -> Path | None:
+    if runtime is None:
+        return _file(cursor, folder, *dict.fromkeys(BUILT_IN.values()))
+    return _file(cursor, folder, BUILT_IN.get(runtime, ""))
+
+
+def _file(cursor: Cursor, folder: Path, *suffixes: str) -> Path | None:
     text = cursor.text()
     if text is None:
         return None
     path = folder / text
-    if not text.endswith(suffix):
-        cursor.fail(f"{show(text)} is not a {suffix} file")
+    if not text.endswith(suffixes):
+        cursor.fail(f"{show(text)} is not a {' or '.join(suffixes)} file")
         return None
     if not os.path.isfile(path):  # noqa: PTH113  # unlike Path.is_file, False for any path no file can have
         cursor.fail(f"no such file: {show(text)}, relative to {folder}{_similar_file(path, text)}")

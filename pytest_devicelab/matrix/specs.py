@@ -10,9 +10,9 @@ from typing import Literal
 
 from pytest_devicelab.matrix.soc import Soc
 
-DeviceKind = Literal["virtual", "adb", "aihub"]
+DeviceKind = str  # one of `kind_names.kind_names()`
 Compiler = Literal["hub", "ours"]
-RuntimeName = Literal["qnn", "ort"]
+RuntimeName = str  # one of `runtime_names.runtime_names()`
 Agreement = Literal["three_run", "bitwise"]
 LogLevel = Literal["off", "error", "warn", "info", "verbose"]
 ProcessDomain = Literal["unsigned", "signed"]
@@ -97,7 +97,8 @@ class DeviceSpec:
         selector: properties a phone must have to stand for this entry, when no serial is given.
         properties: Android properties a virtual device starts with, beyond those of its chip.
         engine: numerics engine of a virtual device: `htp`, `cpu`, or `package.module:callable`.
-        runtime: the runtime every model uses on this device, overriding the model's own.
+        runtime: the runtime models use on this device instead of their own, as far as it takes their files.
+        runners: runtime -> path on the device of the program that runs its models, where it is not on PATH.
         sdk: Android API level.
         name: of an AI Hub device, its name there; `chipset`, `hub_os` and `attributes`: what else it must be.
         compiler: who compiles for an AI Hub device: `hub` itself, or `ours` on this host.
@@ -119,6 +120,7 @@ class DeviceSpec:
     properties: Mapping[str, str] = field(default_factory=_no_items, hash=False)
     engine: str = "htp"
     runtime: RuntimeName | None = None
+    runners: Mapping[str, str] = field(default_factory=_no_items, hash=False)
     sdk: int = 34
     chipset: str | None = None
     hub_os: str | None = None
@@ -179,9 +181,10 @@ class ModelSpec:
     """One model variant under test.
 
     Attributes:
-        path: the quantized (or float) ONNX file.
+        path: the quantized (or float) model, in a file its runtime takes.
         reference: the float ONNX file for the three-run rule, or None.
         inputs: .npz whose arrays are named like the model's inputs, each `[N, ...]`.
+        reference_inputs: the same samples as the float model takes them, where its names or layout are others.
         labels: .npy of N integer class labels, or None.
         options: options of the QNN execution provider, such as `offload_graph_io_quantization`.
         samples: how many of the N samples to run, from the first; None for all.
@@ -193,6 +196,7 @@ class ModelSpec:
     variant: str = ""
     reference: Path | None = None
     inputs: Path | None = None
+    reference_inputs: Path | None = None
     labels: Path | None = None
     runtime: RuntimeName = "qnn"
     options: Mapping[str, str] = field(default_factory=_no_items, hash=False)

@@ -1,7 +1,8 @@
-"""The host's CPU as the reference: float and quantized models run by ONNX Runtime, as on an engineer's bench."""
+"""ONNX models on the host: what they declare, and what they give on its CPU, as on an engineer's bench."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from pytest_devicelab.errors import ModelError, UserError
 from pytest_devicelab.runtimes.inputs import Arrays
+from pytest_devicelab.runtimes.runtime import DeclaredInput
 
 
 def run_on_host(path: Path, inputs: Arrays) -> Arrays:
@@ -53,15 +55,65 @@ def run_on_host(path: Path, inputs: Arrays) -> Arrays:
             why=str(error).strip()[:500],
             fix="check it with onnx.checker, and that the inputs have the names and shapes it declares",
         ) from error
-    return {name: _stack([run[index] for run in runs]) for index, name in enumerate(names)}
+    return {name: stack_samples([run[index] for run in runs]) for index, name in enumerate(names)}
 
 
 def _batch_of_one(sample: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     return np.expand_dims(sample, 0)
 
 
-def _stack(samples: list[npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
+def stack_samples(samples: list[npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
     """Join samples `[1, ...]` to `[N, ...]`; samples of another shape get a new first dimension."""
     if samples[0].ndim and samples[0].shape[0] == 1:
         return np.concatenate(samples)
     return np.stack(samples)
+
+
+def declared_inputs(path: Path) -> Mapping[str, DeclaredInput]:
+    """Return the inputs an ONNX model declares, by name.
+
+    Raises:
+        ModelError: not an ONNX model, or a name that cannot be written into an input list.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        loaded = onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError, ValueError) as error:
+        loaded, why = None, str(error)
+    if loaded is None or not loaded.graph.node or not loaded.opset_import:
+        raise ModelError(
+            f"{path}: not an ONNX model",
+            why=why if loaded is None else "it holds no graph",
+            fix="name an .onnx file; export the model anew if it was cut short",
+        )
+    constants = {tensor.name for tensor in loaded.graph.initializer}
+    names = [value.name for value in loaded.graph.input if value.name not in constants]
+    odd = [name for name in names if not name or any(char.isspace() or char == ":" for char in name)]
+    if odd:
+        raise ModelError(
+            f"{path}: input names {odd} cannot be written into an input list",
+            why="qnn-net-run separates entries by blanks and `:=`",
+            fix="rename the inputs of the model",
+        )
+    return {
+        value.name: DeclaredInput(
+            _dtype_name(value.type.tensor_type.elem_type),
+            tuple(
+                dim.dim_value if dim.HasField("dim_value") else None
+                for dim in value.type.tensor_type.shape.dim
+            ),
+        )
+        for value in loaded.graph.input
+        if value.name in names
+    }
+
+
+def _dtype_name(element: int) -> str:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    try:
+        return tensor_dtype_to_np_dtype(element).name
+    except (KeyError, TypeError, ValueError):  # a sequence, or an element type of a later ONNX
+        return f"ONNX element type {element}"

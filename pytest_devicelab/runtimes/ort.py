@@ -5,19 +5,30 @@ It drives `ort-run`, whose command line docs/reference/ort-run.md describes as a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-from pytest_devicelab.errors import InfrastructureError, TransferError
-from pytest_devicelab.evidence.codec import decode
+from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence.record import NodePlacement, OpRow
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec
+from pytest_devicelab.runtimes.host import declared_inputs, run_on_host
+from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.macs import node_macs
-from pytest_devicelab.runtimes.runtime import Job, Leftovers, OutputFile, Prepared
+from pytest_devicelab.runtimes.runner_files import (
+    OPS,
+    OUTPUTS,
+    PLACEMENT,
+    VERSIONS,
+    read_outputs,
+    read_placement,
+    read_rows,
+    read_versions,
+    require_all,
+)
+from pytest_devicelab.runtimes.runtime import DeclaredInput, Job, Leftovers, OutputFile, Prepared
 from pytest_devicelab.virtual.onnx_model import (
     conversions_around,
     edge_conversions,
@@ -29,7 +40,8 @@ from pytest_devicelab.virtual.onnx_model import (
 if TYPE_CHECKING:
     import onnx
 
-_OUTPUTS, _PLACEMENT, _OPS, _VERSIONS = "outputs.json", "placement.json", "ops.json", "versions.json"
+_STRICT = "strict"
+"""Our own option of the ort runtime; the others are the QNN execution provider's."""
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 _LOG_LEVELS = {"off": "error", "error": "error", "warn": "warn", "info": "info", "verbose": "verbose"}
 
@@ -38,7 +50,19 @@ class OrtRuntime:
     """ort-run with the ONNX model itself: compiled on the device, with fallback to its CPU."""
 
     name = "ort"
-    evidence_files: tuple[str, ...] = (_OUTPUTS, _PLACEMENT, _OPS, _VERSIONS, "profile.csv")
+    evidence_files: tuple[str, ...] = (OUTPUTS, PLACEMENT, OPS, VERSIONS, "profile.csv")
+    suffixes: tuple[str, ...] = (".onnx",)
+
+    def require(self) -> None:
+        """Ask for nothing: which of the packages are needed depends on the devices, and preflight says it."""
+
+    def declared_inputs(self, model: Path) -> Mapping[str, DeclaredInput]:
+        """Return what the ONNX model declares."""
+        return declared_inputs(model)
+
+    def run_on_host(self, model: Path, inputs: Arrays) -> Arrays:
+        """Run the ONNX model on ONNX Runtime's CPU provider."""
+        return run_on_host(model, inputs)
 
     def backend(self, spec: DeviceSpec, soc: Soc | None) -> str:
         """Say `cpu` where the device has no NPU for ONNX Runtime to use, else `htp`.
@@ -58,19 +82,23 @@ class OrtRuntime:
     def prepare(
         self, model: Path, soc: Soc | None, options: Mapping[str, str], *, backend: str, cache: Path
     ) -> Prepared:
-        """Hand the model out as it is; it is compiled where it runs."""
-        return Prepared(file=model, outputs=None, options=options if backend == "htp" else {})
+        """Hand the model out as it is; it is compiled where it runs. Options of the NPU do not count on a CPU."""
+        kept = {key: value for key, value in options.items() if backend == "htp" or key == _STRICT}
+        return Prepared(file=model, outputs=None, options=kept)
 
     def command(self, prepared: Prepared, job: Job) -> tuple[str, ...]:
         """Return ort-run's command line."""
-        options = [f"--ep_option={key}={value}" for key, value in sorted(prepared.options.items())]
+        options = [
+            f"--ep_option={key}={value}" for key, value in sorted(prepared.options.items()) if key != _STRICT
+        ]
         return (
-            "ort-run",
+            job.program or "ort-run",
             f"--model={job.model}",
             f"--input_list={job.input_list}",
             f"--output_dir={job.output_dir}",
             f"--ep={'cpu' if job.backend == 'cpu' else 'qnn'}",
             *options,
+            *(["--strict"] if prepared.options.get(_STRICT) == "1" else []),
             f"--log_level={_LOG_LEVELS[job.log_level]}",
             "--profile",
         )
@@ -82,40 +110,20 @@ class OrtRuntime:
         """
         model = load_model(prepared.file)
         grids = output_quantization(model)
-        outputs = _read(folder / _OUTPUTS, OutputFile)
-        found, wanted = (
-            sorted(output.name for output in outputs),
-            sorted(each.name for each in model.graph.output),
-        )
-        if found != wanted or len({output.file for output in outputs}) != len(outputs):
-            raise TransferError(
-                f"{folder / _OUTPUTS}: ort-run does not say which outputs there are",
-                why=f"it names {found or 'none'}, the model {wanted}"
-                if found != wanted
-                else "two outputs are in the same file",
-                fix="see stderr.txt beside it",
-            )
+        outputs = read_outputs(folder / OUTPUTS)
+        require_all(outputs, [each.name for each in model.graph.output], folder / OUTPUTS, "ort-run")
         return tuple(
             replace(output, quantization=grids.get(output.name) or output.quantization) for output in outputs
         )
 
     def read_leftovers(self, prepared: Prepared, folder: Path) -> Leftovers:
         """Read placement, op rows and versions as ort-run wrote them."""
-        versions = _load(folder / _VERSIONS, dict)
         model = load_model(prepared.file)
         return Leftovers(
-            ops=_read(folder / _OPS, OpRow),
-            placement=_weighed(_whole(_placement(folder / _PLACEMENT), model), model),
-            versions={str(key): str(value) for key, value in versions.items()},
+            ops=read_rows(folder / OPS, OpRow),
+            placement=_weighed(_whole(read_placement(folder / PLACEMENT), model), model),
+            versions=read_versions(folder / VERSIONS),
         )
-
-
-def _placement(path: Path) -> tuple[NodePlacement, ...]:
-    """Read where each node went; how much it computes and what it borders on is not the device's to say."""
-    rows = (
-        row | {"macs": None, "boundary": None} if isinstance(row, dict) else row for row in _load(path, list)
-    )
-    return tuple(decode(NodePlacement, row, file=str(path)) for row in rows)
 
 
 def _whole(placement: tuple[NodePlacement, ...], model: onnx.ModelProto) -> tuple[NodePlacement, ...]:
@@ -150,30 +158,3 @@ def _weighed(placement: tuple[NodePlacement, ...], model: onnx.ModelProto) -> tu
     placed = tuple(replace(node, macs=counts.get(node.node, 0)) for node in placement)
     whole = None not in counts.values() and sum(node.macs or 0 for node in placed) == total
     return placed if whole else tuple(replace(node, macs=None) for node in placed)
-
-
-Row = TypeVar("Row")
-Json = TypeVar("Json", dict[str, Any], list[Any])
-
-
-def _read(path: Path, cls: type[Row]) -> tuple[Row, ...]:
-    """Read a JSON list of rows that a device wrote; an absent file holds none."""
-    return tuple(decode(cls, row, file=str(path)) for row in _load(path, list))
-
-
-def _load(path: Path, kind: type[Json]) -> Json:
-    if not path.exists():
-        return kind()
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise TransferError(
-            f"{path}: not JSON", why=str(error), fix="the runner stopped early; see stderr.txt"
-        ) from error
-    if not isinstance(found, kind):
-        raise TransferError(
-            f"{path}: not what it should be",
-            why=f"a JSON {kind.__name__} was expected, found {type(found).__name__}",
-            fix="docs/reference/ort-run.md says what a runner writes",
-        )
-    return found

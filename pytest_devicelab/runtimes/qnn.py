@@ -10,9 +10,11 @@ from pytest_devicelab.errors import InfrastructureError, TransferError
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.runtimes.compile import compile_context
+from pytest_devicelab.runtimes.host import declared_inputs, run_on_host
+from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.kit import Kit, Place
 from pytest_devicelab.runtimes.qairt import htp_kit, view_profile
-from pytest_devicelab.runtimes.runtime import Job, Leftovers, OutputFile, Prepared
+from pytest_devicelab.runtimes.runtime import DeclaredInput, Job, Leftovers, OutputFile, Prepared
 from pytest_devicelab.virtual.onnx_model import load_model, op_types, output_quantization, signature
 from pytest_devicelab.virtual.profile import op_rows
 from pytest_devicelab.virtual.tools.raw_files import file_name
@@ -27,6 +29,18 @@ class QnnRuntime:
 
     name = "qnn"
     evidence_files: tuple[str, ...] = (_PROFILE,)
+    suffixes: tuple[str, ...] = (".onnx",)
+
+    def require(self) -> None:
+        """Ask for nothing: which of the packages are needed depends on the devices, and preflight says it."""
+
+    def declared_inputs(self, model: Path) -> Mapping[str, DeclaredInput]:
+        """Return what the ONNX model declares."""
+        return declared_inputs(model)
+
+    def run_on_host(self, model: Path, inputs: Arrays) -> Arrays:
+        """Run the ONNX model on ONNX Runtime's CPU provider."""
+        return run_on_host(model, inputs)
 
     def backend(self, spec: DeviceSpec, soc: Soc | None) -> str:
         """Say `htp`; `InfrastructureError` on a device whose NPU is not known to be a Hexagon."""
@@ -48,7 +62,9 @@ class QnnRuntime:
     ) -> Prepared:
         """Compile the whole model for the chip; `CompileRefused` names the operators that did not go."""
         assert soc is not None, "backend() has refused a device whose chip is unknown"
-        compiled = compile_context(model, soc, options, cache / "contexts")
+        # Under qnn every model is strict: the whole graph compiles for the NPU, or nothing runs.
+        compiler_options = {key: value for key, value in options.items() if key != "strict"}
+        compiled = compile_context(model, soc, compiler_options, cache / "contexts")
         graph = load_model(model)
         declared = {tensor.name: tensor.dtype for tensor in signature(graph)[0]}
         taken = compiled.info.graphs[0].inputs
@@ -91,7 +107,7 @@ class QnnRuntime:
         """Return qnn-net-run's command line."""
         kit = prepared.kit
         return (
-            f"{job.kit_folder}/{kit.program}" if kit else "qnn-net-run",
+            job.program or (f"{job.kit_folder}/{kit.program}" if kit else "qnn-net-run"),
             f"--retrieve_context={job.model}",
             f"--backend={job.kit_folder}/libQnnHtp.so" if kit else "--backend=libQnnHtp.so",
             *(kit.arguments if kit else ()),

@@ -7,12 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pytest_devicelab.errors import TransferError
 from pytest_devicelab.evidence.record import NodePlacement, OpRow, Quantization
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec
+from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.kit import Kit
 
 _DTYPES = frozenset(
@@ -32,10 +33,11 @@ class OutputFile:
 
     Attributes:
         name: the tensor's name in the model.
-        file: its path below `Result_<n>/`.
+        file: the end of its path, after `folder`.
         dtype: numpy dtype name of the raw bytes, little-endian.
         shape: of one sample, batch dimension included.
         quantization: of integer outputs, or of the grid float outputs lie on, where the runtime knows it.
+        folder: the beginning of its path below the output folder; `{}` stands for the number of the sample.
     """
 
     name: str
@@ -43,6 +45,7 @@ class OutputFile:
     dtype: str
     shape: tuple[int, ...]
     quantization: Quantization | None = None
+    folder: str = "Result_{}/"
 
     def __post_init__(self) -> None:
         """Refuse what a device cannot mean: it is a device that says this, and both file and numbers are used.
@@ -53,6 +56,7 @@ class OutputFile:
         """
         if (
             not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.]*", self.file)
+            or not re.fullmatch(r"[A-Za-z0-9_]+\{\}[/_]", self.folder)
             or self.dtype not in _DTYPES
             or any(extent < 0 for extent in self.shape)
             or (self.quantization is not None and not 0 < self.quantization.scale < math.inf)
@@ -96,7 +100,12 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One run on a device: paths are the device's, `kit_folder` where the runner's kit lies."""
+    """One run on a device: paths are the device's.
+
+    Attributes:
+        kit_folder: where the runner's kit lies.
+        program: of the matrix, where the device has the runner there; empty for the runtime's own, found by name.
+    """
 
     model: str
     input_list: str
@@ -104,6 +113,7 @@ class Job:
     log_level: str
     backend: str
     kit_folder: str = ""
+    program: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,12 +125,45 @@ class Leftovers:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
+class DeclaredInput(NamedTuple):
+    """dtype and shape of one input, batch included; None for a dimension left open."""
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
 class Runtime(Protocol):
-    """How models run on a device."""
+    """How models run on a device. One that another package brings is an entry point of `devicelab.runtimes`."""
 
     name: str
+    suffixes: tuple[str, ...]
+    """Endings of the model files it takes, such as `.onnx`."""
     evidence_files: tuple[str, ...]
     """Files below the output folder that are worth pulling where they exist."""
+
+    def require(self) -> None:
+        """Raise `UserError`, saying how to install it, where a package is missing that this runtime needs on the host."""
+
+    def declared_inputs(self, model: Path) -> Mapping[str, DeclaredInput]:
+        """Return the inputs a model file declares, by name.
+
+        Raises:
+            ModelError: it is no such model, or nobody could write an input list for it.
+        """
+
+    def run_on_host(self, model: Path, inputs: Arrays) -> Arrays:
+        """Run a model on this machine's CPU: the yardstick of every accuracy verdict.
+
+        Args:
+            model: a file this runtime takes.
+            inputs: arrays `[N, ...]` by input name.
+
+        Returns:
+            Arrays `[N, ...]` by output name.
+
+        Raises:
+            ModelError: the model does not run here; then accuracy is inconclusive.
+        """
 
     def backend(self, spec: DeviceSpec, soc: Soc | None) -> str:
         """Say which backend a device gives this runtime: `htp` or `cpu`.

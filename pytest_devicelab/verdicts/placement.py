@@ -37,7 +37,7 @@ def judge_placement(record: RunRecord, model: ModelSpec) -> Verdict:
     if record.status == "refused":
         return _verdict(record, "fail", _refusal(record))
     if record.backend == "cpu":
-        return _verdict(record, "pass", "runs on the CPU: the device has no NPU that this runtime could use")
+        return _on_cpu(record)
     finding = read_placement(record, model)
     outcome, reason = _judge(record, model, finding)
     if finding.disagreeing:
@@ -45,6 +45,24 @@ def judge_placement(record: RunRecord, model: ModelSpec) -> Verdict:
     if silence := _silence(record, finding):
         reason += f" {silence}"
     return _verdict(record, outcome, reason, finding)
+
+
+def _on_cpu(record: RunRecord) -> Verdict:
+    """Judge a run nobody asked an NPU for: of an assignment that says otherwise, one of the two is wrong."""
+    elsewhere = [placed for placed in record.placement if placed.unit != "cpu"]
+    if elsewhere:
+        reason = f"was to run on the CPU, and {len(elsewhere)} nodes are assigned to {elsewhere[0].unit}"
+        return _verdict(record, "inconclusive", reason)
+    if record.runtime in ("qnn", "ort"):
+        return _verdict(record, "pass", "runs on the CPU: the device has no NPU that this runtime could use")
+    if not record.placement:
+        return _verdict(
+            record, "inconclusive", f"no evidence: {record.runtime} does not say where the nodes ran"
+        )
+    reason = (
+        f"runs on the CPU, as {record.runtime} was asked to: {len(record.placement)} nodes, none elsewhere"
+    )
+    return _verdict(record, "pass", reason)
 
 
 def _silence(record: RunRecord, finding: PlacementEvidence) -> str:

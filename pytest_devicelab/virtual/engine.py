@@ -26,8 +26,8 @@ class EngineJob:
     """One model and what to run through it.
 
     Attributes:
-        model: the file on the device: an ONNX model, or a QNN context binary.
-        format: which of the two.
+        model: the file on the device.
+        format: what it is. A device's engine is only ever given an ONNX model or a QNN context binary.
         inputs: one mapping a sample, input name -> array of the shape the model declares.
         soc: the chip the device stands for.
         options: options of the QNN execution provider.
@@ -38,7 +38,7 @@ class EngineJob:
     """
 
     model: Path
-    format: Literal["onnx", "context_binary"]
+    format: Literal["onnx", "context_binary", "tflite", "pte"]
     inputs: tuple[Tensors, ...]
     soc: Soc
     work: Path

@@ -53,7 +53,12 @@ _PROGRAMS = {
     "uptime": "usage",
 }
 # These import numpy and a model runtime, so they start a whole Python.
-_RUNNERS = {"qnn-net-run": "qnn_net_run", "ort-run": "ort_run"}
+_RUNNERS = {
+    "qnn-net-run": "qnn_net_run",
+    "ort-run": "ort_run",
+    "litert-run": "litert_run",
+    "qnn_executor_runner": "qnn_executor_runner",
+}
 # Programs of the host a device needs: transfers, slots and hashes rest on them.
 _NEEDED = ("cat", "chmod", "cp", "ls", "mkdir", "mv", "rm", "sha256sum", "sleep")
 _PATH = ("/usr/bin", "/bin")

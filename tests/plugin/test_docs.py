@@ -103,7 +103,9 @@ def test_a_shown_file_is_the_file(block: Block) -> None:
     assert block.text == (ROOT / block.mark.removeprefix("file=")).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+@pytest.mark.parametrize(
+    "block", [block for block in blocks("yaml") if block.mark not in ("runtime", "kind")], ids=str
+)
 def test_yaml_can_be_read(block: Block, tmp_path: Path) -> None:
     (tmp_path / "fixtures").symlink_to(FIXTURES)
     whole = "schema: devicelab.matrix/1\n"
@@ -125,7 +127,9 @@ def test_yaml_can_be_read(block: Block, tmp_path: Path) -> None:
 
 
 def write_project(project: Project, page: Path) -> None:
-    (matrix,) = (block for block in blocks("yaml", "matrix", "engine") if block.page == page)
+    (matrix,) = (
+        block for block in blocks("yaml", "matrix", "engine", "runtime", "kind") if block.page == page
+    )
     (project.path / "m.yaml").write_text(matrix.text, encoding="utf-8")
     (project.path / "fixtures").symlink_to(FIXTURES)
 
@@ -155,6 +159,40 @@ def test_the_engine_of_the_how_to_gives_a_class_of_its_own(project: Project) -> 
     (comparison,) = project.session()["comparisons"]
     assert comparison["classes"] == [["rounding"], ["truncating"]]
     assert comparison["first_divergence"]["op"] == "DequantizeLinear"
+
+
+def install(project: Project, monkeypatch: pytest.MonkeyPatch, group: str, entry: str) -> None:
+    """Make the examples importable as an installed package with one entry point."""
+    folder = project.path / "installed"
+    (folder / "examples-1.dist-info").mkdir(parents=True)
+    (folder / "examples-1.dist-info/METADATA").write_text(
+        "Metadata-Version: 2.1\nName: examples\nVersion: 1\n"
+    )
+    (folder / "examples-1.dist-info/entry_points.txt").write_text(f"[{group}]\n{entry}\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def test_the_runtime_of_the_how_to_runs(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_project(project, ROOT / "docs/how-to/add-a-runtime.md")
+    refused = project.run()
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(["*'ort_cpu' is not one of qnn, ort, litert, executorch*"])
+    install(project, monkeypatch, "devicelab.runtimes", "ort_cpu = docs.examples.ort_on_cpu:OrtOnCpu")
+    project.run().assert_outcomes(passed=3)
+    record = project.record("s24")
+    assert (record["runtime"], record["backend"]) == ("ort_cpu", "cpu")
+    assert {row["unit"] for row in record["placement"]} == {"cpu"}
+
+
+def test_the_kind_of_device_of_the_how_to_runs(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_project(project, ROOT / "docs/how-to/add-a-device-kind.md")
+    refused = project.run()
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(["*'host' is not one of virtual, adb, aihub*"])
+    install(project, monkeypatch, "devicelab.executors", "host = docs.examples.host_kind:HostExecutor")
+    project.run().assert_outcomes(passed=7)
+    (comparison,) = project.session()["comparisons"]
+    assert comparison["classes"] == [["bench", "tensor"]]
 
 
 def test_every_option_of_pytest_is_documented() -> None:

@@ -23,7 +23,19 @@ PYTEST_EDGE = frozenset({"plugin", "parametrize", "fixtures", "hookspecs", "suit
 EDGE = PYTEST_EDGE | {"progress", "cli", "commands"}
 # Imported on first use only: each is slow to import, or need not be installed.
 ON_FIRST_USE = frozenset(
-    {"pandas", "jinja2", "qai_hub", "onnxruntime", "onnxruntime_qnn", "ray", "pyarrow", "sklearn", "torch"}
+    {
+        "pandas",
+        "jinja2",
+        "qai_hub",
+        "onnxruntime",
+        "onnxruntime_qnn",
+        "ai_edge_litert",
+        "executorch",
+        "ray",
+        "pyarrow",
+        "sklearn",
+        "torch",
+    }
 )
 # What `logs` and `tensors` could reach a file, a process or a network with.
 DOES_IO = frozenset(

@@ -365,7 +365,7 @@ MISTAKES = {
     ),
     "runtime unknown": (
         *("    runtime: ort", "    runtime: qn"),
-        "15:14: models[0].runtime: 'qn' is not one of qnn, ort (did you mean 'qnn'?)",
+        "15:14: models[0].runtime: 'qn' is not one of qnn, ort, litert, executorch (did you mean 'qnn'?)",
     ),
     "engine unknown": (
         *("sdk: 33", "engine: htpp"),

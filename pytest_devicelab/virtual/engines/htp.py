@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pytest_devicelab.errors import ModelError
@@ -33,6 +34,7 @@ _CONTEXT_BINARY_CONFIGURATION = 5005
 _DEVICE_CREATE = 14001
 _OP_REJECTED = 3110
 
+_STRICT = MappingProxyType({"session.disable_cpu_ep_fallback": "1"})
 _CODE = re.compile(r"Code: (\d+)")
 
 
@@ -74,11 +76,14 @@ def run_htp(job: EngineJob) -> EngineResult:
     profile = job.work / "qnn-profiling-data_0.csv" if job.profile else None
     try:
         with contextlib.chdir(job.work), captured(log_file) as written:
-            computed = _compute(job, program, profile, written)
+            problem = _strict_problem(job) if job.strict and job.format == "onnx" else ""
+            computed = None if problem else _compute(job, program, profile, written)
     except Exception as error:  # onnxruntime's errors have no base class of their own
         log = log_file.read_bytes()
         raise _refusal(job, str(error), log) from error
     log = log_file.read_bytes()
+    if computed is None:
+        raise _refusal(job, problem, log, code=_OP_REJECTED)
     _check(job, program, computed, log)
     profile_csv = profile.read_bytes() if profile and profile.exists() else b""
     return EngineResult(
@@ -90,6 +95,19 @@ def run_htp(job: EngineJob) -> EngineResult:
         profile_csv=profile_csv,
         versions=versions(),
     )
+
+
+def _strict_problem(job: EngineJob) -> str:
+    """Say what ONNX Runtime has against a model none of whose nodes may run on the CPU; empty when nothing.
+
+    The session is only opened, never run: in the one that computes, this switch would undo
+    `offload_graph_io_quantization` and so change bits.
+    """
+    try:
+        open_session(job.model.resolve(), job.soc, job.options, entries=_STRICT)
+    except Exception as error:  # onnxruntime's errors have no base class of their own
+        return str(error)
+    return ""
 
 
 def _from_onnx(job: EngineJob) -> _Program:

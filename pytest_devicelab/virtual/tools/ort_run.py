@@ -6,12 +6,11 @@ Its command line and files are a contract, `docs/reference/ort-run.md`.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from pytest_devicelab.errors import ModelError
 from pytest_devicelab.virtual.context_binary import TensorInfo
@@ -26,6 +25,8 @@ from pytest_devicelab.virtual.tools.raw_files import (
     read_input_list,
     result_files,
     results_folder,
+    write_contract,
+    write_json,
     write_result,
 )
 from pytest_devicelab.virtual.tools.runner import Station, open_station, run_job, work_folder
@@ -125,30 +126,12 @@ def _write(
     with results_folder(Path(host_path(arguments.output_dir)), _OURS) as folder:
         for number, tensors in enumerate(result.outputs):
             write_result(folder, number, tensors, files)
-        first = result.outputs[0]
-        described = [
-            {
-                "name": name,
-                "file": file,
-                "dtype": first[name].dtype.name,
-                "shape": list(first[name].shape),
-                "quantization": asdict(result.quantization[name]) if name in result.quantization else None,
-            }
-            for name, file in files.items()
-        ]
-        _write_json(folder / "outputs.json", described)
-        _write_json(folder / "versions.json", dict(result.versions))
-        placement = [{"node": each.node, "op": each.op, "unit": each.unit} for each in result.placement]
-        _write_json(folder / "placement.json", placement)
+        placement = write_contract(folder, result, files)
         if arguments.profile:
-            _write_json(folder / "ops.json", [asdict(row) for row in result.ops])
+            write_json(folder / "ops.json", [asdict(row) for row in result.ops])
             (folder / "profile.csv").write_bytes(result.profile_csv)
         if arguments.placement:
-            _write_json(Path(host_path(arguments.placement)), placement)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+            write_json(Path(host_path(arguments.placement)), placement)
 
 
 if __name__ == "__main__":

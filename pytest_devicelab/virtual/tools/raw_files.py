@@ -7,20 +7,22 @@ suffix: as public users of `--use_native_output_files` find it.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pytest_devicelab.evidence.record import Quantization
 from pytest_devicelab.virtual.context_binary import TensorInfo
-from pytest_devicelab.virtual.engine import Tensors
+from pytest_devicelab.virtual.engine import EngineResult, Tensors
 from pytest_devicelab.virtual.tools import trouble
 from pytest_devicelab.virtual.tools.device_path import device_root, host_path
 
@@ -210,3 +212,32 @@ def result_files(outputs: Sequence[str], *, native: Collection[str] = ()) -> Map
     if len(set(files.values())) != len(files):
         raise RunnerError(f"two outputs have the same file name: {', '.join(sorted(files.values()))}")
     return files
+
+
+def write_contract(folder: Path, result: EngineResult, files: Mapping[str, str]) -> list[dict[str, str]]:
+    """Write what a run under a framework says of itself: `outputs.json`, `placement.json`, `versions.json`.
+
+    Returns:
+        The placement, as it was written.
+    """
+    first = result.outputs[0]
+    described = [
+        {
+            "name": name,
+            "file": file,
+            "dtype": first[name].dtype.name,
+            "shape": list(first[name].shape),
+            "quantization": asdict(result.quantization[name]) if name in result.quantization else None,
+        }
+        for name, file in files.items()
+    ]
+    placement = [{"node": each.node, "op": each.op, "unit": each.unit} for each in result.placement]
+    write_json(folder / "outputs.json", described)
+    write_json(folder / "versions.json", dict(result.versions))
+    write_json(folder / "placement.json", placement)
+    return placement
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON."""
+    path.write_text(json.dumps(value, indent=1) + "\n", "utf-8")

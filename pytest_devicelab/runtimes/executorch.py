@@ -1,0 +1,103 @@
+"""The executorch runtime: a .pte program, run by ExecuTorch's own qnn_executor_runner.
+
+Source: pytorch/executorch, examples/qualcomm/executor_runner/qnn_executor_runner.cpp: flags, input list (bare paths,
+one space between them) and `output_<sample>_<index>.raw`, all in one folder that must exist.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from pytest_devicelab.errors import ModelError
+from pytest_devicelab.matrix.soc import Soc
+from pytest_devicelab.matrix.specs import DeviceSpec
+from pytest_devicelab.runtimes.host import stack_samples
+from pytest_devicelab.runtimes.inputs import Arrays
+from pytest_devicelab.runtimes.runner_files import read_versions
+from pytest_devicelab.runtimes.runtime import DeclaredInput, Job, Leftovers, OutputFile, Prepared
+from pytest_devicelab.virtual.executorch_model import load_executorch, require_executorch
+
+_STAND_IN = "stand_in.json"
+
+
+class ExecutorchRuntime:
+    """qnn_executor_runner with the program as it is."""
+
+    name = "executorch"
+    suffixes: tuple[str, ...] = (".pte",)
+    evidence_files: tuple[str, ...] = (_STAND_IN,)
+
+    def require(self) -> None:
+        """Ask for executorch and torch, which read programs and compute the yardstick."""
+        require_executorch()
+
+    def declared_inputs(self, model: Path) -> Mapping[str, DeclaredInput]:
+        """Return the arguments of `forward`; a program names none, so they are `input_0`, `input_1`, ..."""
+        return {
+            tensor.name: DeclaredInput(tensor.dtype, tensor.shape) for tensor in load_executorch(model).inputs
+        }
+
+    def run_on_host(self, model: Path, inputs: Arrays) -> Arrays:
+        """Run the program with ExecuTorch's runtime on this machine."""
+        loaded = load_executorch(model)
+        try:
+            runs = [
+                loaded.run({name: np.expand_dims(array[sample], 0) for name, array in inputs.items()})
+                for sample in range(len(next(iter(inputs.values()))))
+            ]
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"{model}: the program does not run on the CPU",
+                why=str(error).strip()[:500],
+                fix="check that the inputs have the shapes it declares",
+            ) from error
+        return {tensor.name: stack_samples([run[tensor.name] for run in runs]) for tensor in loaded.outputs}
+
+    def backend(self, spec: DeviceSpec, soc: Soc | None) -> str:
+        """Say `cpu`: programs that load here are lowered for the CPU, and run there on any device."""
+        return "cpu"
+
+    def prepare(
+        self, model: Path, soc: Soc | None, options: Mapping[str, str], *, backend: str, cache: Path
+    ) -> Prepared:
+        """Hand the program out as it is. Options of the matrix are QNN's, and none of them counts here."""
+        outputs = tuple(
+            OutputFile(
+                name=tensor.name,
+                file=f"{index}.raw",
+                dtype=tensor.dtype,
+                shape=tensor.shape,
+                folder="output_{}_",
+            )
+            for index, tensor in enumerate(load_executorch(model).outputs)
+        )
+        return Prepared(file=model, outputs=outputs, options={})
+
+    def command(self, prepared: Prepared, job: Job) -> tuple[str, ...]:
+        """Return shell text that readies list and folder and then becomes the runner.
+
+        Our list names each file's input, and the runner wants bare paths, in the order of the arguments: that of names.
+        """
+        bare = f"{job.output_dir}/input_list.bare"
+        runner = (
+            job.program or "qnn_executor_runner",
+            f"--model_path={job.model}",
+            f"--input_list_path={bare}",
+            f"--output_folder_path={job.output_dir}",
+        )
+        ready = f"sed 's/[^ ]*:=//g' {shlex.quote(job.input_list)} > {shlex.quote(bare)}"
+        text = f"mkdir -p {shlex.quote(job.output_dir)} && {ready} && exec {shlex.join(runner)}"
+        return ("sh", "-c", text)
+
+    def read_outputs(self, prepared: Prepared, folder: Path) -> tuple[OutputFile, ...]:
+        """Return what the program itself says it gives."""
+        assert prepared.outputs is not None
+        return prepared.outputs
+
+    def read_leftovers(self, prepared: Prepared, folder: Path) -> Leftovers:
+        """Read what a stand-in says of itself; the real runner leaves no such file, and no placement either."""
+        return Leftovers(versions=read_versions(folder / _STAND_IN))

@@ -1,0 +1,114 @@
+"""The litert runtime: a .tflite model under LiteRT on the device's CPU, XNNPACK included.
+
+It drives `litert-run`, whose command line docs/reference/litert-run.md describes as a contract. LiteRT's own
+`benchmark_model` takes inputs from files and has no documented way to hand the outputs of every sample out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from pytest_devicelab.errors import ModelError
+from pytest_devicelab.matrix.soc import Soc
+from pytest_devicelab.matrix.specs import DeviceSpec
+from pytest_devicelab.runtimes.host import stack_samples
+from pytest_devicelab.runtimes.inputs import Arrays
+from pytest_devicelab.runtimes.runner_files import (
+    OUTPUTS,
+    PLACEMENT,
+    VERSIONS,
+    read_outputs,
+    read_placement,
+    read_versions,
+    require_all,
+)
+from pytest_devicelab.runtimes.runtime import DeclaredInput, Job, Leftovers, OutputFile, Prepared
+from pytest_devicelab.virtual.litert_model import load_litert, require_litert
+
+
+class LitertRuntime:
+    """litert-run with the .tflite model as it is."""
+
+    name = "litert"
+    suffixes: tuple[str, ...] = (".tflite",)
+    evidence_files: tuple[str, ...] = (OUTPUTS, PLACEMENT, VERSIONS)
+
+    def require(self) -> None:
+        """Ask for ai-edge-litert, which reads models and computes the yardstick."""
+        require_litert()
+
+    def declared_inputs(self, model: Path) -> Mapping[str, DeclaredInput]:
+        """Return the inputs by the names of their tensors, such as `serving_default_image:0`."""
+        declared = {
+            tensor.name: DeclaredInput(tensor.dtype, tensor.shape)
+            for tensor in load_litert(model, xnnpack=False).inputs
+        }
+        if odd := [name for name in declared if not name or ":=" in name or any(map(str.isspace, name))]:
+            raise ModelError(
+                f"{model}: input names {odd} cannot be written into an input list",
+                why="a list separates entries by blanks and `:=`",
+                fix="convert the model anew with other names",
+            )
+        return declared
+
+    def run_on_host(self, model: Path, inputs: Arrays) -> Arrays:
+        """Run the model with LiteRT's reference kernels: what it means, without XNNPACK's arithmetic."""
+        loaded = load_litert(model, xnnpack=False)
+        try:
+            runs = [
+                loaded.run({name: np.expand_dims(array[sample], 0) for name, array in inputs.items()})
+                for sample in range(len(next(iter(inputs.values()))))
+            ]
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"{model}: the model does not run on the CPU",
+                why=str(error).strip()[:500],
+                fix="check that the inputs have the names and shapes it declares",
+            ) from error
+        return {tensor.name: stack_samples([run[tensor.name] for run in runs]) for tensor in loaded.outputs}
+
+    def backend(self, spec: DeviceSpec, soc: Soc | None) -> str:
+        """Say `cpu`: this runtime asks LiteRT for no NPU delegate, on whatever chip."""
+        return "cpu"
+
+    def prepare(
+        self, model: Path, soc: Soc | None, options: Mapping[str, str], *, backend: str, cache: Path
+    ) -> Prepared:
+        """Hand the model out as it is. Options of the matrix are QNN's, and none of them counts here."""
+        return Prepared(file=model, outputs=None, options={})
+
+    def command(self, prepared: Prepared, job: Job) -> tuple[str, ...]:
+        """Return litert-run's command line."""
+        return (
+            job.program or "litert-run",
+            f"--model={job.model}",
+            f"--input_list={job.input_list}",
+            f"--output_dir={job.output_dir}",
+            f"--log_level={job.log_level}",
+        )
+
+    def read_outputs(self, prepared: Prepared, folder: Path) -> tuple[OutputFile, ...]:
+        """Read what litert-run says it wrote; dtype, shape and quantization are for the model to say."""
+        told = read_outputs(folder / OUTPUTS)
+        declared = load_litert(prepared.file, xnnpack=False).outputs
+        require_all(told, [tensor.name for tensor in declared], folder / OUTPUTS, "litert-run")
+        files = {output.name: output.file for output in told}
+        return tuple(
+            OutputFile(
+                name=tensor.name,
+                file=files[tensor.name],
+                dtype=tensor.dtype,
+                shape=tensor.shape,
+                quantization=tensor.quantization,
+            )
+            for tensor in declared
+        )
+
+    def read_leftovers(self, prepared: Prepared, folder: Path) -> Leftovers:
+        """Read placement and versions as litert-run wrote them."""
+        return Leftovers(
+            placement=read_placement(folder / PLACEMENT), versions=read_versions(folder / VERSIONS)
+        )
