@@ -17,8 +17,8 @@ from pytest_devicelab.lab.retry import failure_class
 from pytest_devicelab.matrix.specs import DeviceSpec, LogProfile, MatrixSpec, ModelSpec, Retries
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.qairt import find_sdk
-from pytest_devicelab.virtual.onnx_model import external_files, load_model
 from pytest_devicelab.runtimes.registry import choose_runtime
+from pytest_devicelab.virtual.onnx_model import external_files, load_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
