@@ -20,8 +20,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--timeout", type=float, default=3600.0, metavar="SECONDS", help="our deadline (default: 3600)"
     )
     parser.add_argument(
-        "--devicelab-reports",
-        dest="reports",
+        "--reports",
         type=Path,
         default=Path("reports"),
         metavar="DIR",

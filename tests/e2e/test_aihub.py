@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -332,7 +333,7 @@ def test_what_cannot_be_asked_of_it(double: Double, run: Run, device: str, optio
 def test_quantized_there_once(double: Double, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "int8.onnx"
     arguments = ["quantize", f"{FIXTURES}/digits_cnn/float.onnx", f"--inputs={FIXTURES}/digits_eval.npz"]
-    arguments += ["--samples=4", f"--out={out}", f"--devicelab-reports={tmp_path}", "--timeout=30"]
+    arguments += ["--samples=4", f"--out={out}", f"--reports={tmp_path}", "--timeout=30"]
     double.account.trouble.lose_submit = 1
     for _ in range(2):
         out.unlink(missing_ok=True)
@@ -414,6 +415,17 @@ def test_a_token_that_the_service_says_back(double: Double, run: Run, tmp_path: 
     folders = (tmp_path / "session", tmp_path / "cache")
     written = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []
+
+
+def test_a_bundle_for_a_vendor_has_no_token(double: Double, tmp_path: Path) -> None:
+    double.account.trouble.echo = f"Authorization: token {TOKEN}"
+    matrix, out = write_matrix(tmp_path, S24, S21), tmp_path / "repro.zip"
+    arguments = ["repro", "cnn", f"--matrix={matrix}", "--devices=hub_s24,hub_s21", "--samples=2"]
+    assert main([*arguments, f"--reports={tmp_path / 'reports'}", f"--out={out}"]) == 0
+    with zipfile.ZipFile(out) as bundle:
+        contents = {name: bundle.read(name) for name in bundle.namelist()}
+    assert b"token " in contents["logs/hub_s21/logcat.txt"]
+    assert [name for name, content in contents.items() if TOKEN.encode() in content] == []
 
 
 def _until(true: Callable[[], bool], seconds: float = 30.0) -> None:
