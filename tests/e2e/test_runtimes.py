@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from pytest_devicelab.evidence.record import ModelIdentity, RunRecord
+from pytest_devicelab.evidence.store import SessionStore
+from pytest_devicelab.lab.attempts import run_on_device
+from pytest_devicelab.lab.request import RunRequest
+from pytest_devicelab.matrix.specs import log_profile
+from pytest_devicelab.runtimes.host import run_on_host
+from pytest_devicelab.runtimes.inputs import load_inputs
+from tests.e2e.virtual_lab import VirtualLab
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+MODELS = {"qnn": "int8.onnx", "ort": "int8.onnx", "litert": "int8.tflite", "executorch": "float.pte"}
+INPUTS = load_inputs(FIXTURES / "digits_eval.npz", samples=3)
+HOSTILE = "a b';$(touch pwned)`touch pwned`\n\"\\&|>pwned ü"
+
+
+def carry_out(
+    lab: VirtualLab,
+    store: SessionStore,
+    cache: Path,
+    path: Path,
+    runtime: str,
+    *,
+    device: str = "s24",
+    **options: str,
+) -> RunRecord:
+    request = RunRequest(
+        id=f"m.{device}.{runtime}",
+        model=ModelIdentity(id="m", variant="", sha256=hashlib.sha256(path.read_bytes()).hexdigest()),
+        path=path,
+        runtime=runtime,
+        options=options,
+        inputs={"input_0": INPUTS["image"]} if runtime == "executorch" else INPUTS,
+        purpose="evaluate",
+        logging=log_profile("verbose"),
+        timeout_s=60,
+    )
+    return run_on_device(lab.device(device), request, store, cache=cache)
+
+
+def floats(array: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    return array.astype(np.float64)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SessionStore:
+    return SessionStore.create(tmp_path / "reports", "session")
+
+
+@pytest.fixture
+def litert_runner(virtual_lab: VirtualLab) -> Iterator[Path]:
+    path = virtual_lab.root("pixel") / "system/bin/litert-run"
+    genuine = path.read_bytes()
+    yield path
+    path.write_bytes(genuine)
+
+
+@pytest.mark.parametrize("runtime", ["qnn", "ort", "litert"])
+def test_a_file_name_is_never_shell_text(
+    virtual_lab: VirtualLab, store: SessionStore, tmp_path: Path, runtime: str
+) -> None:
+    source = FIXTURES / "digits_cnn" / MODELS[runtime]
+    path = tmp_path / f"{HOSTILE}{source.suffix}"
+    shutil.copy(source, path)
+    record = carry_out(virtual_lab, store, tmp_path / "cache", path, runtime)
+    assert record.status == "ok", record.error
+    assert not list(virtual_lab.root("s24").rglob("pwned"))
+    assert not (Path.cwd() / "pwned").exists()
+
+
+def test_litert_computes_on_the_cpu_and_says_so(
+    virtual_lab: VirtualLab, store: SessionStore, tmp_path: Path
+) -> None:
+    path = FIXTURES / "digits_cnn/int8.tflite"
+    record = carry_out(virtual_lab, store, tmp_path, path, "litert", offload_graph_io_quantization="0")
+    assert (record.status, record.backend, record.options) == ("ok", "cpu", {})
+    assert [(node.op, node.unit) for node in record.placement][:3] == [
+        ("QUANTIZE", "cpu"),
+        ("RESHAPE", "cpu"),
+        ("CONV_2D", "cpu"),
+    ]
+    assert "ai-edge-litert" in record.versions
+    logcat = (store.run_folder(record.id) / "logcat.txt").read_text()
+    assert "I tflite  : Created TensorFlow Lite XNNPACK delegate for CPU." in logcat
+    (tensor,) = record.outputs
+    onnx = run_on_host(FIXTURES / "digits_cnn/int8.onnx", INPUTS)["logits"]
+    assert tensor.name == "logits"
+    # The same integers in another runtime: no logit is further off than one step of them.
+    np.testing.assert_allclose(floats(store.read_output(tensor)), floats(onnx), atol=0.0354)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("exit 0", "does not say which outputs there are"),
+        ('{genuine} "$@" && rm "$out/Result_1/logits.raw"', "missing or incomplete"),
+        ('{genuine} "$@" && printf x > "$out/Result_1/logits.raw"', "has the wrong size"),
+    ],
+)
+def test_outputs_that_are_missing_or_short_are_no_result(
+    virtual_lab: VirtualLab, store: SessionStore, tmp_path: Path, litert_runner: Path, script: str, said: str
+) -> None:
+    genuine = litert_runner.with_name("litert-run-genuine")
+    shutil.copy(litert_runner, genuine)
+    find_out = 'for word in "$@"; do case $word in --output_dir=*) out=${word#*=} ;; esac; done'
+    text = script.replace("{genuine}", genuine.name)
+    litert_runner.write_text(f'#!/bin/sh\n{find_out}\nmkdir -p "$out"\n{text}\n')
+    path = FIXTURES / "digits_cnn/int8.tflite"
+    record = carry_out(virtual_lab, store, tmp_path, path, "litert", device="pixel")
+    assert record.status == "failed"
+    assert said in record.error
+
+
+@pytest.mark.parametrize(("folder", "status"), [("digits_cnn", "ok"), ("digits_channelnorm", "refused")])
+def test_strict_refuses_what_would_run_on_the_cpu(
+    virtual_lab: VirtualLab, store: SessionStore, tmp_path: Path, folder: str, status: str
+) -> None:
+    path = FIXTURES / folder / "int8.onnx"
+    options: dict[str, Any] = {"offload_graph_io_quantization": "0", "strict": "1"}
+    record = carry_out(virtual_lab, store, tmp_path, path, "ort", **options)
+    assert record.status == status, record.error
+    if status == "refused":
+        assert "fallback to CPU EP has been explicitly disabled" in record.error
+        assert [op[:2] for op in record.refused_ops] == [("LayerNormalization", "channel_norm")]
+    else:
+        loose = SessionStore.create(tmp_path / "loose", "session")
+        options.pop("strict")
+        other = carry_out(virtual_lab, loose, tmp_path, path, "ort", **options)
+        assert [tensor.sha256 for tensor in other.outputs] == [tensor.sha256 for tensor in record.outputs]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("executorch") is None,
+    reason="needs pytest-devicelab[executorch]: PyTorch is too large for every run of these tests",
+)
+def test_executorch_runs_by_a_stand_in_that_says_so(
+    virtual_lab: VirtualLab, store: SessionStore, tmp_path: Path
+) -> None:
+    path = tmp_path / f"{HOSTILE}.pte"
+    shutil.copy(FIXTURES / "digits_cnn/float.pte", path)
+    record = carry_out(virtual_lab, store, tmp_path, path, "executorch")
+    assert (record.status, record.backend) == ("ok", "cpu"), record.error
+    assert record.versions["qnn_executor_runner"].startswith("a stand-in")
+    onnx = run_on_host(FIXTURES / "digits_cnn/float.onnx", INPUTS)["logits"]
+    np.testing.assert_allclose(floats(store.read_output(record.outputs[0])), floats(onnx), atol=1e-4)
