@@ -1,10 +1,11 @@
-"""`devicelab lab`: who holds which device and who waits for it, and taking a device from its holder."""
+"""`devicelab lab`: who holds which device and who waits for it, which are in quarantine, and changing both."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -13,32 +14,70 @@ from pytest_devicelab.errors import UserError
 if TYPE_CHECKING:
     from pytest_devicelab.lab.lease import Standing
     from pytest_devicelab.lab.lease_desk import Claim
+    from pytest_devicelab.lab.quarantine import Ban
 
 SCHEMA = "devicelab.lab-status/1"
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
-    lab = commands.add_parser("lab", help="who holds which device")
+    lab = commands.add_parser("lab", help="who holds which device, and which are in quarantine")
     actions = lab.add_subparsers(required=True, metavar="ACTION")
-    status = actions.add_parser("status", help="show who holds what since when, and who waits")
+    status = actions.add_parser("status", help="show who holds what, who waits, and what is in quarantine")
     status.add_argument("--json", action="store_true", help="print JSON")
     status.set_defaults(run=run_status)
     release = actions.add_parser("release", help="take a device from whoever holds it")
     release.add_argument("device", metavar="DEVICE", help="its serial, or its id in the holder's matrix")
     release.set_defaults(run=run_release)
+    unquarantine = actions.add_parser("unquarantine", help="let a device out of quarantine")
+    unquarantine.add_argument("device", metavar="DEVICE", help="its serial, or its id in the matrix")
+    unquarantine.set_defaults(run=run_unquarantine)
 
 
 def run_status(options: argparse.Namespace) -> int:
     """Print every device that somebody of this host holds or awaits."""
     from pytest_devicelab.lab.lease import standings
+    from pytest_devicelab.lab.quarantine import Quarantine
 
-    found = standings()
+    found, bans = standings(), Quarantine().bans()
     if options.json:
-        print(json.dumps({"schema": SCHEMA, "devices": [_plain(each) for each in found]}, indent=1))
+        plain = {"devices": [_plain(each) for each in found], "quarantine": [asdict(ban) for ban in bans]}
+        print(json.dumps({"schema": SCHEMA, **plain}, indent=1))
     else:
         print("\n".join(line for each in found for line in describe(each)) or "nobody holds a device")
+        for line in (line for ban in bans for line in describe_ban(ban, time.time())):
+            print(line)
     return 0
+
+
+def run_unquarantine(options: argparse.Namespace) -> int:
+    """Let one device out of quarantine."""
+    from pytest_devicelab.lab.quarantine import Quarantine
+
+    quarantine = Quarantine()
+    bans = quarantine.bans()
+    meant = [ban for ban in bans if ban.device == options.device]
+    meant = meant or [ban for ban in bans if ban.name == options.device]
+    if len(meant) > 1:
+        raise UserError(
+            f"{show(options.device)} is the id of {len(meant)} devices in quarantine",
+            fix=f"say which serial: {', '.join(repr(show(ban.device)) for ban in meant)}",
+        )
+    if not meant or quarantine.lift(meant[0].device) is None:
+        raise UserError(f"{show(options.device)} is not in quarantine", fix="see `devicelab lab status`")
+    print(f"{show(meant[0].device)} is out of quarantine; it was there because: {show(meant[0].reason)}")
+    return 0
+
+
+def describe_ban(ban: Ban, now: float) -> list[str]:
+    """Return a device in quarantine as lines of text."""
+    left = ban.until - now
+    state = f"in quarantine for {left:.0f} s more" if left > 0 else "on probation: its next use must reach it"
+    times = f", failed {ban.strikes} times" if ban.strikes > 1 else ""
+    return [
+        f"{show(ban.device)} ({show(ban.name)}): {state}; since {_moment(ban.since)}{times}",
+        f"  first cause: {show(ban.reason)}",
+    ]
 
 
 def run_release(options: argparse.Namespace) -> int:
@@ -99,8 +138,6 @@ def _moment(seconds: float) -> str:
 
 
 def _plain(standing: Standing) -> dict[str, object]:
-    from dataclasses import asdict
-
     holding = standing.holding
     held = None
     if holding is not None:

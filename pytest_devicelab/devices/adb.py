@@ -60,6 +60,11 @@ class AdbDevice:
         return self._spec
 
     @property
+    def serial(self) -> str:
+        """The serial adb knows the device by."""
+        return self._transport.serial
+
+    @property
     def pushed_bytes(self) -> int:
         """Bytes pushed since this object was made."""
         return self._pushed_bytes

@@ -102,7 +102,7 @@ class AdbServer:
     def _start(self) -> subprocess.Popen[bytes]:
         self._home.mkdir(parents=True, exist_ok=True)
         self._log = self._home / "adb-server.log"
-        with self._log.open("wb") as log:
+        with self._log.open("ab") as log:
             process = subprocess.Popen(
                 ["/bin/sh", "-c", _GUARDED, "adb", self._adb, "-P", str(self.port), "nodaemon", "server"],
                 env=private_environment(self._home, self.port),
@@ -133,6 +133,29 @@ class AdbServer:
             InfrastructureError: the server could not reach it; `adb connect` itself exits 0 even then.
         """
         connect_device(self._adb, self.host, self.port, address, timeout_s=timeout_s)
+
+    def revive(self) -> bool:
+        """Start the server again if it died; says whether it did. Not for several threads at once.
+
+        It gets its own port and keys. Where somebody else listens on that port by now, none is started: to take it for
+        ours would hand our devices to a stranger.
+
+        Raises:
+            InfrastructureError: it does not start, or the port is somebody else's.
+        """
+        if self._process.poll() is None:
+            return False
+        with socket.socket() as probe:
+            taken = probe.connect_ex((self.host, self.port)) == 0
+        if taken:
+            raise InfrastructureError(
+                f"the private adb server died, and its port {self.port} is in use",
+                why="somebody else listens there by now, or a part of the server survived",
+                fix="run the session again",
+            )
+        _end(self._process)
+        self._process = self._start()
+        return True
 
     def close(self) -> None:
         """End the server; never raises."""

@@ -16,17 +16,20 @@ from pytest_devicelab.devices.adb_server import AdbServer, connect_device, find_
 from pytest_devicelab.devices.adb_transport import AdbTransport, list_serials
 from pytest_devicelab.devices.slots import clear_leftovers
 from pytest_devicelab.devices.toggles import restore_toggles
-from pytest_devicelab.errors import DeviceLost, InfrastructureError, UserError
+from pytest_devicelab.errors import AdbServerLost, DeviceLost, InfrastructureError, UserError
 from pytest_devicelab.lab.executor import LOCAL_KINDS, require_executor
 from pytest_devicelab.lab.lease import hold
+from pytest_devicelab.lab.quarantine import Quarantine
+from pytest_devicelab.lab.recovery import Recovery, recover
+from pytest_devicelab.lab.server_watch import ServerWatch
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec
 
 # Devices the current context holds, by adb server and device id: a lease belongs to who took it and to the
 # threads working for them, not to the whole process.
 _HELD: ContextVar[Mapping[tuple[str, int, str], AdbDevice]] = ContextVar("held", default={})  # noqa: B039  (a Mapping)
 
-_REACH_TIMEOUT_S = 20.0
-_LOST_TIMEOUT_S = 2.0
+# An answer that took longer is told in the record of the run.
+_PROMPT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,7 @@ class LabServices:
         virtual = tuple(spec for spec in devices if spec.kind == "virtual")
         try:
             adb = find_adb()
+            server = None
             if matrix.lab.adb is None:
                 server = self._stack.enter_context(AdbServer(state / "adb", adb=adb))
                 host, port = server.host, server.port
@@ -70,10 +74,16 @@ class LabServices:
 
                 farm = spawn(virtual, state / "v", timeout_s=60.0, namespace=namespace)
                 ports = dict(self._stack.enter_context(farm).ports)
+
+            def connect_all() -> None:
                 for serial_port in ports.values():
                     # A device that does not answer is lost to whoever leases it; the others go on.
                     with suppress(InfrastructureError):
                         connect_device(adb, host, port, f"127.0.0.1:{serial_port}")
+
+            connect_all()
+            if server is not None:
+                self._stack.enter_context(ServerWatch(server, connect_all))
         except BaseException:
             self._stack.close()
             raise
@@ -107,7 +117,7 @@ class Lab:
         self._address = address
         self._holder = holder
         self._waiting = waiting
-        self._lost: set[str] = set()
+        self._quarantine = Quarantine()
 
     @contextmanager
     def lease(self, spec: DeviceSpec) -> Iterator[AdbDevice]:
@@ -117,7 +127,8 @@ class Lab:
         a test that holds a device can also use the fleet.
 
         Raises:
-            DeviceLost: the device does not answer.
+            Quarantined: the device could not be recovered lately, and is left alone for a while.
+            DeviceLost: the device does not answer, and nothing helped.
             InfrastructureError: somebody else held it for too long.
 
         In the block, `LeaseLost` is what every use of the device raises from when an operator released it, or somebody
@@ -129,10 +140,16 @@ class Lab:
             yield held[key]
             return
         transport = self._transport(spec)
+        unit = self._unit(spec, transport.serial)
+        self._quarantine.admit(unit, spec.id)
         # By serial alone: a phone that two adb servers of this host can reach is one phone.
         with hold(transport.serial, self._holder, name=spec.id, waiting=self._waiting) as lease:
             device = AdbDevice(spec, transport, require_held=lease.check)
+            # Once more: whoever held it before us may have found out.
+            ban = self._quarantine.admit(unit, spec.id)
             self._reach(device)
+            if ban is not None:
+                self._quarantine.lift(unit)
             restore_toggles(device)
             clear_leftovers(device)
             token = _HELD.set({**held, key: device})
@@ -142,13 +159,42 @@ class Lab:
                 _HELD.reset(token)
 
     def _reach(self, device: AdbDevice) -> None:
-        """Wait for a device to answer; one that was waited for in vain gets little time from then on."""
-        try:
-            device.reconnect(timeout_s=_LOST_TIMEOUT_S if device.id in self._lost else _REACH_TIMEOUT_S)
-        except InfrastructureError:
-            self._lost.add(device.id)
-            raise
-        self._lost.discard(device.id)
+        """Have a device answer, by the recovery ladder if need be; what it took is for the next record."""
+        found = recover(device, DeviceLost("a new lease asks for its first answer"))
+        if len(found.steps) > 1 or found.steps[0].duration_s > _PROMPT_S:
+            device.recovery = found.steps
+        if found.helped:
+            return
+        cause = found.steps[0].said
+        self._ban(device, found, cause)
+        raise DeviceLost(
+            f"device {device.id} ({device.serial}) does not answer",
+            why=f"{cause}\ntried: {', '.join(step.rung for step in found.steps)}",
+            fix="check the cable or the network, and what `adb devices -l` says of it",
+            recovery=found.steps,
+        )
+
+    def recover(self, device: AdbDevice, error: InfrastructureError) -> Recovery:
+        """Get a device back after a failure; one that nothing helps is put in quarantine.
+
+        Raises:
+            LeaseLost: the device is not ours any more.
+        """
+        found = recover(device, error)
+        if not found.helped:
+            cause = f"{error.what}: {error.why}" if error.why else error.what
+            self._ban(device, found, cause)
+        return found
+
+    def _ban(self, device: AdbDevice, found: Recovery, cause: str) -> None:
+        # Without an adb server every device is out of reach, and none of them is to blame.
+        if not isinstance(found.last, AdbServerLost):
+            self._quarantine.impose(self._unit(device.spec, device.serial), device.id, cause)
+
+    def _unit(self, spec: DeviceSpec, serial: str) -> str:
+        """Return what the device is called in quarantine: a virtual one's port is soon another's, in another lab."""
+        address = self._address
+        return f"{serial} of {address.host}:{address.port}" if spec.kind == "virtual" else serial
 
     def _transport(self, spec: DeviceSpec) -> AdbTransport:
         if spec.kind == "virtual":

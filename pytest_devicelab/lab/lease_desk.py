@@ -124,8 +124,13 @@ class Desk:
 
     def read(self) -> Mapping[str, Any]:
         """Return the record, empty where there is none or it says nothing."""
+        return self.record_at(self.path)
+
+    @staticmethod
+    def record_at(path: Path) -> Mapping[str, Any]:
+        """Return the record in a file of the folder, empty where it says nothing."""
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return {}
         try:

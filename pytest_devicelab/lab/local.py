@@ -40,7 +40,12 @@ class LocalExecutor:
                 record = self._store.read_record(request.id)
                 if record is None:
                     record = run_on_device(
-                        device, request, self._store, cache=self._cache, progress=self._progress
+                        device,
+                        request,
+                        self._store,
+                        cache=self._cache,
+                        progress=self._progress,
+                        recover=self._lab.recover,
                     )
                 return record
         except InfrastructureError as error:

@@ -45,10 +45,15 @@ class Rung:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovery:
-    """What came of an attempt to get a device back: whether it answers, and all that was tried."""
+    """What came of an attempt to get a device back: all that was tried, and what was still wrong in the end."""
 
-    helped: bool
     steps: tuple[RecoveryStep, ...]
+    last: InfrastructureError | None = None
+
+    @property
+    def helped(self) -> bool:
+        """Whether the device answers."""
+        return self.last is None
 
 
 Recover = Callable[[AdbDevice, InfrastructureError], Recovery]
@@ -109,14 +114,17 @@ def climb(
         LeaseLost: the device is not ours any more.
     """
     steps: list[RecoveryStep] = []
+    last: InfrastructureError | None = None
     for rung in rungs:
         started, begun, said = datetime.now(UTC).isoformat(timespec="milliseconds"), clock(), ""
+        last = None
         try:
             rung.act(rung.limit_s)
             prove(max(rung.limit_s - (clock() - begun), 0.1))
         except LeaseLost:
             raise
         except InfrastructureError as error:
+            last = error
             said = f"{error.what}: {error.why}" if error.why else error.what
         steps.append(
             RecoveryStep(
@@ -129,10 +137,10 @@ def climb(
                 said=said,
             )
         )
-        if not said:
-            return Recovery(helped=True, steps=tuple(steps))
+        if last is None:
+            break
         why = said
-    return Recovery(helped=False, steps=tuple(steps))
+    return Recovery(steps=tuple(steps), last=last)
 
 
 def power_cycle(device: AdbDevice, timeout_s: float) -> None:

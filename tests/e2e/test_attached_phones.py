@@ -15,6 +15,7 @@ from pytest_devicelab.audit.fingerprint.take import take_fingerprint
 from pytest_devicelab.cli import main
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.lab.open import open_session
+from pytest_devicelab.lab.recovery import Limits
 from pytest_devicelab.matrix.decode import load_matrix
 from pytest_devicelab.matrix.soc import Soc, soc_from_properties
 from tests.e2e.audit_lab import FIXTURES
@@ -51,9 +52,12 @@ def matrix(virtual_lab: VirtualLab, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Phones that are away are not waited for as long as one that is starting."""
-    monkeypatch.setattr("pytest_devicelab.lab.lab._REACH_TIMEOUT_S", 2.0)
+def impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Phones that are away are not waited for as long as one that is starting, and each test finds that out."""
+    (tmp_path / "leases").mkdir()
+    monkeypatch.setenv("DEVICELAB_LEASES", str(tmp_path / "leases"))
+    limits = Limits(reconnect_s=2, restart_s=1, power_cycle_s=1, reboot_s=1)
+    monkeypatch.setattr("pytest_devicelab.lab.recovery.PHONE_LIMITS", limits)
 
 
 def experiment(command: str, devices: str, matrix: Path, *more: str) -> int:

@@ -30,6 +30,7 @@ from pytest_devicelab.evidence.record import ModelIdentity, RunRecord
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.attempts import run_on_device
 from pytest_devicelab.lab.lab import Lab, LabAddress
+from pytest_devicelab.lab.recovery import Limits
 from pytest_devicelab.lab.request import RunRequest
 from pytest_devicelab.lab.session import LabSession, side_by_side
 from pytest_devicelab.matrix.specs import LabSpec, LogProfile, MatrixSpec, ModelSpec, Source, log_profile
@@ -568,8 +569,8 @@ def session_of(
 def test_a_device_that_is_not_there_fails_and_the_others_finish(
     virtual_lab: VirtualLab, store: SessionStore, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_devicelab.lab.lab._REACH_TIMEOUT_S", 1.0)
-    monkeypatch.setattr("pytest_devicelab.lab.lab._LOST_TIMEOUT_S", 0.1)
+    limits = Limits(reconnect_s=1, restart_s=1, power_cycle_s=1, reboot_s=1)
+    monkeypatch.setattr("pytest_devicelab.lab.recovery.VIRTUAL_LIMITS", limits)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         free = probe.getsockname()[1]
     address = virtual_lab.address
@@ -579,10 +580,19 @@ def test_a_device_that_is_not_there_fails_and_the_others_finish(
     assert {name: record.status for name, record in records.items()} == {"twin": "failed", "pixel": "ok"}
     assert f"127.0.0.1:{free}" in records["twin"].error
     assert records["twin"].attempts[0].error == records["twin"].error
+    steps = records["twin"].recovery
+    assert [(step.rung, step.helped) for step in steps] == [
+        ("reconnect", False),
+        ("restart_transport", False),
+        ("reboot", False),
+    ]
     assert store.read_record(records["twin"].id) == records["twin"]
     started = time.monotonic()
-    assert session.repeat(virtual_lab.specs["twin"], model_spec()).status == "failed"
+    again = session.repeat(virtual_lab.specs["twin"], model_spec())
     assert time.monotonic() - started < 1.0  # once is enough to wait for it
+    assert (again.status, again.attempts[0].failure) == ("failed", "quarantined")
+    assert "is in quarantine for" in again.error
+    assert f"first cause: {steps[0].said}"[:60] in again.error
 
 
 def test_a_run_is_carried_out_once_whoever_asks(

@@ -8,9 +8,8 @@ from tests.plugin.projects import Project, npu
 
 # Seconds a device is waited for are cut short.
 IMPATIENT = """
-from pytest_devicelab.lab import lab, recovery
+from pytest_devicelab.lab import recovery
 
-lab._REACH_TIMEOUT_S = lab._LOST_TIMEOUT_S = 1.0
 recovery.VIRTUAL_LIMITS = recovery.Limits(reconnect_s=1, restart_s=1, power_cycle_s=1, reboot_s=1)
 """
 

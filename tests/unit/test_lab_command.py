@@ -10,6 +10,7 @@ import pytest
 from pytest_devicelab.cli import main
 from pytest_devicelab.errors import LeaseLost
 from pytest_devicelab.lab.lease import hold, standings
+from pytest_devicelab.lab.quarantine import Quarantine
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +85,21 @@ def test_seats_that_say_nothing_are_passed_over(folder: Path, capsys: pytest.Cap
             with forged.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 assert [standing.device for standing in standings()] == ["a"]
+
+
+def test_a_device_in_quarantine_is_shown_and_let_back(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    Quarantine(tmp_path).impose("R5", "shelf_s24", "the cable \x1b[2J broke")
+    assert main(["lab", "status"]) == 0
+    said = capsys.readouterr().out
+    assert "R5 (shelf_s24): in quarantine for 1" in said
+    assert "  first cause: the cable ?[2J broke" in said
+    assert main(["lab", "status", "--json"]) == 0
+    (ban,) = json.loads(capsys.readouterr().out)["quarantine"]
+    assert (ban["device"], ban["strikes"]) == ("R5", 1)
+    assert main(["lab", "unquarantine", "nobody"]) == 4
+    assert main(["lab", "unquarantine", "shelf_s24"]) == 0
+    assert "R5 is out of quarantine" in capsys.readouterr().out
+    assert main(["lab", "unquarantine", "R5"]) == 4
+    assert Quarantine(tmp_path).bans() == ()
