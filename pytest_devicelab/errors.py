@@ -78,6 +78,14 @@ class TransferError(InfrastructureError):
     """A push or pull did not arrive whole."""
 
 
+class Unfit(InfrastructureError):
+    """The device is too hot, too empty or too full to be used: it answers, and neither a reset nor a retry helps."""
+
+
+class Throttled(InfrastructureError):
+    """Heat slowed the device down during a run, which therefore does not count."""
+
+
 class OutputIncomplete(TransferError):
     """The runner ended well and its output is missing or has the wrong size: never tried again into green."""
 

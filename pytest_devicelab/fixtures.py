@@ -65,6 +65,8 @@ def device(
     wanted += [device_spec] * (device_spec not in wanted)
     with ExitStack() as leases:
         held = {spec.id: leases.enter_context(lab_session.lab.lease(spec)) for spec in wanted}
+        for each in held.values():
+            leases.enter_context(lab_session.watched(each, request.node.nodeid))
         yield held[device_spec.id]
 
 

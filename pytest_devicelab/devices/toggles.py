@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
+from pytest_devicelab.devices import performance
 from pytest_devicelab.devices.adb import AdbDevice, require_property_name
 from pytest_devicelab.devices.slots import DEVICE_ROOT
 from pytest_devicelab.errors import InfrastructureError
@@ -30,6 +31,7 @@ back() {{
 }}
 """
 _RESTORE_ALL = f"""
+{performance.RESTORE}
 cd {_NOTES} 2>/dev/null || exit 0
 for note in *; do
     case $note in -*|*[!A-Za-z0-9_.@:-]*) continue ;; esac

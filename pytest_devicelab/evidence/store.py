@@ -21,6 +21,7 @@ import numpy.typing as npt
 from pytest_devicelab.errors import DevicelabError, InfrastructureError, UserError
 from pytest_devicelab.evidence import codec
 from pytest_devicelab.evidence.atomic import make_folder, sync_files, unwritable, whole_file
+from pytest_devicelab.evidence.blame import Blame
 from pytest_devicelab.evidence.record import RunRecord, TensorRecord
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ RUN_SCHEMA = "devicelab.run/1"
 VERDICT_SCHEMA = "devicelab.verdict/2"
 COMPARISON_SCHEMA = "devicelab.comparison/1"
 REFERENCE_SCHEMA = "devicelab.reference/1"
+BLAME_SCHEMA = "devicelab.blame/1"
 
 
 def new_session_id(now: datetime, token: bytes) -> str:
@@ -291,6 +293,16 @@ class SessionStore:
         return tuple(
             codec.decode(cls, data, file=file)
             for file, data in self._read_hashed("comparisons", COMPARISON_SCHEMA)
+        )
+
+    def write_blame(self, blame: Blame) -> Path:
+        """Keep who left a device in another state than it was found in."""
+        return self._write_hashed("blames", BLAME_SCHEMA, codec.encode(blame))
+
+    def blames(self) -> tuple[Blame, ...]:
+        """Return all blame, in no meaningful order."""
+        return tuple(
+            codec.decode(Blame, data, file=file) for file, data in self._read_hashed("blames", BLAME_SCHEMA)
         )
 
     def write_file(self, name: str, content: bytes) -> Path:

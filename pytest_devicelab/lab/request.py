@@ -14,7 +14,7 @@ from pytest_devicelab.devices.slots import sha256_file
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence.record import Attempt, DeviceIdentity, ModelIdentity, Purpose, RunRecord
 from pytest_devicelab.lab.retry import failure_class
-from pytest_devicelab.matrix.specs import DeviceSpec, LogProfile, MatrixSpec, ModelSpec, Retries
+from pytest_devicelab.matrix.specs import DeviceSpec, HealthSpec, LogProfile, MatrixSpec, ModelSpec, Retries
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.qairt import find_sdk
 from pytest_devicelab.runtimes.registry import choose_runtime
@@ -29,6 +29,8 @@ class RunRequest:
         model: the model as the matrix knows it; `path` may be another file made from it, such as a tapped one.
         inputs: arrays `[N, ...]` by input name.
         retries: how often it may be tried again when the lab fails.
+        health: when the device is fit for it.
+        fixed_performance: whether the device is to hold its clocks meanwhile, if it can.
         qairt_sdk: Qualcomm's SDK on this machine, for devices that have no runner of their own; None for none.
     """
 
@@ -43,6 +45,8 @@ class RunRequest:
     timeout_s: float
     qairt_sdk: Path | None = None
     retries: Retries = field(default_factory=Retries)
+    health: HealthSpec = field(default_factory=HealthSpec)
+    fixed_performance: bool = False
 
 
 def make_request(
@@ -73,6 +77,8 @@ def make_request(
         logging=matrix.logging,
         timeout_s=matrix.lab.run_timeout_s,
         retries=matrix.lab.retries,
+        health=matrix.lab.health,
+        fixed_performance=matrix.lab.fixed_performance,
         qairt_sdk=find_sdk(matrix.qairt_sdk, os.environ) if spec.kind == "adb" else None,
     )
 

@@ -13,7 +13,9 @@ from pytest_devicelab.errors import (
     InfrastructureError,
     OutputIncomplete,
     Quarantined,
+    Throttled,
     TransferError,
+    Unfit,
 )
 from pytest_devicelab.evidence.atomic import unwritable
 from pytest_devicelab.evidence.events import Event
@@ -23,6 +25,8 @@ NPU_CRASH = "npu_crash"
 _OF_ERRORS: tuple[tuple[type[InfrastructureError], str], ...] = (
     (OutputIncomplete, "output"),
     (Quarantined, "quarantined"),
+    (Unfit, "unfit"),
+    (Throttled, "throttled"),
     (AdbServerLost, "adb"),
     (DeviceLost, "lost"),
     (DeadlineExceeded, "deadline"),
@@ -33,6 +37,7 @@ _NEVER = {
     "output": "an output that is short or missing is a result",
     "runner": "a runner that failed by itself is a result",
     "quarantined": "the device is in quarantine",
+    "unfit": "the device has to be cooled, charged or cleared first",
 }
 
 
@@ -40,7 +45,7 @@ def failure_class(error: InfrastructureError) -> str:
     """Return the class of a failure of the lab.
 
     Returns:
-        `output`, `quarantined`, `disk_full`, `adb`, `lost`, `deadline`, `transfer`, or `lab` for any other.
+        `output`, `quarantined`, `unfit`, `throttled`, `disk_full`, `adb`, `lost`, `deadline`, `transfer`, or `lab`.
     """
     if not isinstance(error, OutputIncomplete) and "No space left on device" in str(error):
         return "disk_full"

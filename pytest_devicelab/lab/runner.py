@@ -8,7 +8,8 @@ import re
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_devicelab.devices.adb import AdbDevice
+from pytest_devicelab.devices.performance import fixed_performance
 from pytest_devicelab.devices.slots import DEVICE_ROOT, deploy_archive, deploy_file, sha256_file
 from pytest_devicelab.errors import CompileRefused, InfrastructureError, OutputIncomplete, TransferError
 from pytest_devicelab.evidence.events import Event
 from pytest_devicelab.evidence.record import LogCapture, RunRecord, TensorRecord, Transfers
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.capture import WatchedRun, run_watched
+from pytest_devicelab.lab.gate import HealthGate
 from pytest_devicelab.lab.heard import about_the_run, heard_lines, runner_pids
 from pytest_devicelab.lab.kit_delivery import choose_kit, lay_out
 from pytest_devicelab.lab.request import RunRequest, hoped_identity
@@ -65,6 +68,8 @@ class Run:
         self._unparsed: dict[str, int] = {}
         self._files: dict[str, str] = {}
         self._capture = LogCapture(level=request.logging.level, buffer_bytes=request.logging.buffer_bytes)
+        self._held: Mapping[str, str] = {}
+        self._gate = HealthGate(device, request.health, store, user=request.id, progress=progress)
 
     def carry_out(self) -> tuple[RunRecord, InfrastructureError | None]:
         """Return the record, and the failure of the lab if there was one."""
@@ -76,21 +81,35 @@ class Run:
             record = replace(record, backend=self._runtime.backend(self._device.spec, soc))
             self._say("compiling")
             prepared = self._prepare(soc, record.backend)
+            self._gate.enter()
             record = replace(record, options=prepared.options, versions=prepared.versions)
             prepared = self._equip(prepared, soc)
             record = replace(record, versions={**record.versions, **_sdk_version(prepared.kit)})
-            outcome = self._execute(prepared, record.backend)
+            with self._held_clocks():
+                outcome = self._execute(prepared, record.backend)
             record = (
                 self._collected(record, prepared)
                 if outcome is None
                 else self._refused_or_failed(record, outcome)
             )
+            self._gate.leave()
         except CompileRefused as error:
             ops = tuple((op["op"], op["node"], op["reason"]) for op in error.evidence.get("ops", ()))
             record = replace(record, status="refused", error=str(error), refused_ops=ops)
         except InfrastructureError as error:
+            with suppress(InfrastructureError):  # what happened first is what counts
+                self._gate.leave()
             return self._finish(replace(record, status="failed", error=str(error))), error
         return self._finish(record), None
+
+    @contextmanager
+    def _held_clocks(self) -> Iterator[None]:
+        if not self._request.fixed_performance:
+            yield
+            return
+        with fixed_performance(self._device) as held:
+            self._held = {"fixed_performance": "on" if held else "not on this device"}
+            yield
 
     def _say(self, step: str) -> None:
         self._progress(
@@ -316,6 +335,7 @@ class Run:
             unparsed_lines=self._unparsed,
             capture=self._capture,
             files=self._files,
+            telemetry={**self._gate.telemetry, **self._held},
             transfers=Transfers(
                 pushed_bytes=self._device.pushed_bytes - pushed,
                 pulled_bytes=self._device.pulled_bytes - pulled,

@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
+from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.errors import DevicelabError, ModelError
 from pytest_devicelab.evidence.record import Purpose, RunRecord, TensorRecord
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.executor import LOCAL_KINDS, Executor, ExecutorContext, make_executor
+from pytest_devicelab.lab.gate import HealthGate
 from pytest_devicelab.lab.lab import Lab
 from pytest_devicelab.lab.local import LocalExecutor
 from pytest_devicelab.lab.request import RunRequest, fingerprint_of, make_request, model_sha256
@@ -171,6 +173,11 @@ class LabSession:
         records = side_by_side([partial(self.evaluate, spec, model) for spec in ordered], waiting=waiting)
         made = {spec.id: record for spec, record in zip(ordered, records, strict=True)}
         return {spec.id: made[spec.id] for spec in self.devices}
+
+    def watched(self, device: AdbDevice, user: str) -> AbstractContextManager[None]:
+        """Have the health of a device looked at before and after a block, and blame `user` for what changed."""
+        gate = HealthGate(device, self.matrix.lab.health, self.store, user=user, progress=self._progress)
+        return gate.around()
 
     def any_simulated(self, devices: Collection[str]) -> bool:
         """Say whether a simulator stands for any of these devices, by the matrix or by the device's own word."""

@@ -10,6 +10,7 @@ import yaml
 
 from pytest_devicelab.matrix.cursor import Cursor
 from pytest_devicelab.matrix.decode_device import decode_device
+from pytest_devicelab.matrix.decode_health import decode_health
 from pytest_devicelab.matrix.decode_logging import decode_logging
 from pytest_devicelab.matrix.decode_model import decode_model
 from pytest_devicelab.matrix.issues import Issues
@@ -68,7 +69,7 @@ def load_matrix(path: Path) -> MatrixSpec:
 
 
 def _lab(cursor: Cursor) -> LabSpec:
-    fields = cursor.fields(optional=("adb", "run_timeout_s", "retries"))
+    fields = cursor.fields(optional=("adb", "run_timeout_s", "retries", "health", "fixed_performance"))
     adb = fields["adb"]
     server = None
     if isinstance(adb.node, yaml.MappingNode):
@@ -79,8 +80,13 @@ def _lab(cursor: Cursor) -> LabSpec:
     elif (word := adb.text()) not in {None, "private"}:
         adb.fail(f"{show(word)} is not private or {{host: ..., port: ...}}{did_you_mean(word, ['private'])}")
     timeout_s = fields["run_timeout_s"].number(1, 86_400)
-    retries = _retries(fields["retries"])
-    return LabSpec(adb=server, retries=retries, run_timeout_s=timeout_s or LabSpec().run_timeout_s)
+    return LabSpec(
+        adb=server,
+        retries=_retries(fields["retries"]),
+        health=decode_health(fields["health"]),
+        fixed_performance=fields["fixed_performance"].word(("on", "off")) == "on",
+        run_timeout_s=timeout_s or LabSpec().run_timeout_s,
+    )
 
 
 def _retries(cursor: Cursor) -> Retries:

@@ -15,6 +15,7 @@ Compiler = Literal["hub", "ours"]
 RuntimeName = str  # one of `runtime_names.runtime_names()`
 Agreement = Literal["three_run", "bitwise"]
 LogLevel = Literal["off", "error", "warn", "info", "verbose"]
+ThermalStatus = Literal["none", "light", "moderate", "severe"]
 ProcessDomain = Literal["unsigned", "signed"]
 Phase = Literal["connect", "push", "run", "pull", "log"]
 
@@ -52,6 +53,28 @@ class Retries:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HealthSpec:
+    """When a device is fit to be used.
+
+    Attributes:
+        min_battery: least charge, percent.
+        max_battery_c: hottest the battery may be, `max_skin_c` the skin, degrees Celsius.
+        max_status: highest thermal status that is still cool.
+        cool_wait_s: how long to wait for what goes away by itself, seconds.
+        min_free_mib: least room in /data/local/tmp, MiB.
+        max_clock_skew_s: largest difference of the clocks that is not worth a note, seconds.
+    """
+
+    min_battery: int = 10
+    max_battery_c: float = 45.0
+    max_skin_c: float = 43.0
+    max_status: ThermalStatus = "light"
+    cool_wait_s: float = 300.0
+    min_free_mib: int = 64
+    max_clock_skew_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LabSpec:
     """The lab the session runs in.
 
@@ -59,11 +82,15 @@ class LabSpec:
         adb: a running adb server, or None for a private one that ends with the session.
         run_timeout_s: the deadline of one run on one device, in seconds.
         retries: how often runs may be tried again.
+        health: when a device is fit to be used.
+        fixed_performance: whether devices are asked for Android's fixed-performance mode during a run.
     """
 
     adb: AdbServerSpec | None = None
     run_timeout_s: float = 120.0
     retries: Retries = Retries()
+    health: HealthSpec = HealthSpec()
+    fixed_performance: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from pytest_devicelab.evidence.blame import Blame
 from pytest_devicelab.evidence.codec import encode
 from pytest_devicelab.evidence.record import Purpose, RunRecord, Status, Transfers
 from pytest_devicelab.evidence.starts import Start, read_starts
@@ -137,6 +138,18 @@ class VerdictEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlameEntry:
+    """A device that was fine before a run or test, `by`, and was not after it."""
+
+    device: str
+    serial: str
+    by: str
+    kind: str
+    text: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """One session, whole. Devices, models and all that refers to them come in matrix order.
 
@@ -170,6 +183,7 @@ class Session:
     verdicts: tuple[VerdictEntry, ...]
     fallbacks: tuple[Fallback, ...]
     fusions: tuple[Fusion, ...]
+    blames: tuple[BlameEntry, ...]
 
 
 def assemble(
@@ -223,6 +237,9 @@ def assemble(
         verdicts=verdicts,
         fallbacks=find_fallbacks(verdict for verdict, _ in judged),
         fusions=find_fusions(records),
+        blames=tuple(
+            _blame(each) for each in sorted(store.blames(), key=lambda each: (each.at, each.device))
+        ),
     )
 
 
@@ -339,6 +356,17 @@ def _verdict(verdict: Verdict, nodeid: str) -> VerdictEntry:
         nodeid=nodeid,
         evidence=verdict.evidence,
         details=verdict.details,
+    )
+
+
+def _blame(blame: Blame) -> BlameEntry:
+    return BlameEntry(
+        device=blame.device,
+        serial=blame.serial,
+        by=blame.by,
+        kind=blame.kind,
+        text=blame.text,
+        at=blame.at,
     )
 
 

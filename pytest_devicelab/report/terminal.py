@@ -72,12 +72,16 @@ def _head(session: Session, width: int) -> Entry:
 
 
 def _alarms(session: Session, width: int) -> list[Entry]:
-    """Name the verdicts that are not green, failures first; one entry for each check of a model."""
+    """Name the verdicts that are not green, failures first, by check and model; then who left a device bad."""
     groups: dict[tuple[str, str, str], list[VerdictEntry]] = {}
     for verdict in sorted(session.verdicts, key=lambda verdict: verdict.verdict != "fail"):
         if verdict.verdict != "pass":
             groups.setdefault((verdict.verdict, verdict.check, verdict.model), []).append(verdict)
-    return [_alarm(group, width) for group in groups.values()]
+    left = [
+        wrapped(f"LEFT {blame.device} not as it was found: {blame.by} ({blame.text})", width, "inconclusive")
+        for blame in session.blames
+    ]
+    return [*(_alarm(group, width) for group in groups.values()), *left]
 
 
 def _alarm(group: list[VerdictEntry], width: int) -> Entry:

@@ -22,7 +22,7 @@ from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.lab import Lab, LabServices
 from pytest_devicelab.lab.session import LabSession
 from pytest_devicelab.matrix.faults import FAULTS, parse_fault
-from pytest_devicelab.matrix.specs import DeviceSpec, LabSpec, MatrixSpec, ModelSpec, Source
+from pytest_devicelab.matrix.specs import DeviceSpec, HealthSpec, LabSpec, MatrixSpec, ModelSpec, Source
 from pytest_devicelab.verdicts.determinism import judge_determinism
 from pytest_devicelab.verdicts.placement import judge_placement
 from pytest_devicelab.virtual.control import control
@@ -329,7 +329,7 @@ CASES = {
         SOUND,
     ),  # the bits do not rest on the log; its loss is recorded
     "clock_jump": ("during=run seconds=-3600", SOUND),
-    "throttle": ("during=push over_s=0", SOUND),  # heat changes how long a run takes, and no bit
+    "throttle": ("during=push over_s=0", INCONCLUSIVE),  # a run that throttled does not count
     "battery_drain": ("during=push percent_per_s=100", INCONCLUSIVE),
     "wrong_soc": ("soc=SM8550", INCONCLUSIVE),
     "npu_crash": ("runs=9", INCONCLUSIVE),
@@ -400,7 +400,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     )
     matrix = MatrixSpec(
         path=Path("matrix.yaml"),
-        lab=LabSpec(run_timeout_s=RUN_TIMEOUT_S),
+        lab=LabSpec(run_timeout_s=RUN_TIMEOUT_S, health=HealthSpec(cool_wait_s=0)),
         devices=tuple(devices),
         models=(model,),
     )

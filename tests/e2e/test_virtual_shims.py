@@ -345,6 +345,7 @@ def test_other_services(shell: Shell) -> None:
         "cpuinfo",
         "meminfo",
         "package",
+        "power",
         "thermalservice",
     ]
     assert re.match(r"Load: [\d.]+ / [\d.]+ / [\d.]+\nCPU usage from \d+ms", shell.out("dumpsys cpuinfo"))

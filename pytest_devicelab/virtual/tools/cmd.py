@@ -13,7 +13,8 @@ import sys
 from pytest_devicelab.virtual.tools import packages, vitals
 from pytest_devicelab.virtual.tools.device_path import device_root, host_path
 
-SERVICES = ("battery", "package", "settings", "thermalservice")
+SERVICES = ("battery", "package", "power", "settings", "thermalservice")
+FIXED_PERFORMANCE = ("dev", "devicelab", "fixed_performance")
 NAMESPACES = ("system", "secure", "global")
 
 
@@ -119,6 +120,17 @@ def battery(words: list[str]) -> int:
     return _refuse("usage: cmd battery [set NAME VALUE | unplug | reset]")
 
 
+def power(words: list[str]) -> int:
+    """Run `cmd power`: set-fixed-performance-mode-enabled, as a phone that has that mode."""
+    match words:
+        case ["set-fixed-performance-mode-enabled", "true" | "false" as value]:
+            path = os.path.join(device_root(), *FIXED_PERFORMANCE)
+            with open(path, "w", encoding="ascii") as file:
+                file.write(f"{value}\n")
+            return 0
+    return _refuse("usage: cmd power set-fixed-performance-mode-enabled true|false")
+
+
 def _refuse(message: str) -> int:
     sys.stderr.write(message + "\n")
     return 255
@@ -143,6 +155,8 @@ def main(argv: list[str]) -> int:
             return thermalservice(rest)
         case ["battery", *rest]:
             return battery(rest)
+        case ["power", *rest]:
+            return power(rest)
         case [name, *_]:
             sys.stderr.write(f"cmd: Can't find service: {name}\n")
             return 20

@@ -1,4 +1,4 @@
-"""dumpsys: what a virtual device says of its battery, heat, load, memory and packages."""
+"""dumpsys: what a virtual device says of its battery, heat, load, memory, packages and power state."""
 
 from __future__ import annotations
 
@@ -119,11 +119,17 @@ def package(root: str) -> str:
     return "".join(["Packages:\n", *lines])
 
 
+def power(_root: str) -> str:
+    """Return `dumpsys power`: the state a phone on a rack's cable is in."""
+    return "POWER MANAGER (dumpsys power)\n\nPower Manager State:\n  mDirty=0x0\n  mWakefulness=Awake\n"
+
+
 SERVICES: dict[str, Callable[[str], str]] = {
     "battery": battery,
     "cpuinfo": cpuinfo,
     "meminfo": meminfo,
     "package": package,
+    "power": power,
     "thermalservice": thermalservice,
 }
 

@@ -1,0 +1,132 @@
+"""Vitals: battery, heat, room, clock and leftovers of a device, read in one round trip."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pytest_devicelab.devices.adb import AdbDevice
+from pytest_devicelab.devices.slots import DEVICE_ROOT
+
+RUNNERS = (
+    "qnn-net-run",
+    "ort-run",
+    "litert-run",
+    "benchmark_model",
+    "qnn_executor_runner",
+    "executor_runner",
+)
+"""Programs this project starts on devices."""
+
+THERMAL_STATUS = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
+"""Android's thermal status by number. Source: AOSP android.os.Temperature, THROTTLING_NONE to THROTTLING_SHUTDOWN."""
+
+_SKIN, _CHARGING, _FULL = 3, 2, 5
+_TIMEOUT_S = 20.0
+_PARTS = 6
+# One script, because a round trip takes longer than what it does. What a device lacks is an empty part. A runner that
+# is ours names one of our folders on its command line; anybody else's is left alone. The brackets keep the pattern from
+# finding this very script, and pidof, which looks at every process, is asked only where there is something to find.
+_SCRIPT = f"""
+dumpsys battery 2>/dev/null; printf '\\0'
+dumpsys thermalservice 2>/dev/null; printf '\\0'
+df -k /data/local/tmp 2>/dev/null; printf '\\0'
+date +%s 2>/dev/null; printf '\\0'
+dumpsys power 2>/dev/null | grep -m1 mWakefulness=; printf '\\0'
+grep -qs '[/]{DEVICE_ROOT[1:]}' /proc/[0-9]*/cmdline && for pid in $(pidof {" ".join(RUNNERS)} 2>/dev/null); do
+    grep -qs {DEVICE_ROOT} /proc/$pid/cmdline && echo "$pid"
+done; printf '\\0'
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vitals:
+    """How a device is. None where it did not say.
+
+    Attributes:
+        battery_percent: charge; `charging` whether it is being charged, or full on a charger.
+        battery_c: temperature of the battery, `skin_c` of the hottest skin sensor, degrees Celsius.
+        thermal_status: 0 to 6, an index of `THERMAL_STATUS`.
+        free_kib: room in /data/local/tmp.
+        clock_skew_s: the device's clock minus this machine's, seconds.
+        wakefulness: `Awake`, `Asleep`, `Dozing`, `Dreaming`.
+        runners: process ids of runners of ours that are still alive.
+    """
+
+    battery_percent: int | None = None
+    charging: bool | None = None
+    battery_c: float | None = None
+    skin_c: float | None = None
+    thermal_status: int | None = None
+    free_kib: int | None = None
+    clock_skew_s: float | None = None
+    wakefulness: str | None = None
+    runners: tuple[int, ...] = ()
+
+
+def read_vitals(device: AdbDevice, *, now: Callable[[], float] = time.time) -> Vitals:
+    """Read how a device is.
+
+    Raises:
+        InfrastructureError: the device does not answer; that it lacks a service is no error.
+    """
+    asked = now()
+    text = device.script(_SCRIPT, timeout_s=_TIMEOUT_S).text
+    return parse_vitals(text, host_s=(asked + now()) / 2)
+
+
+def parse_vitals(text: str, *, host_s: float) -> Vitals:
+    """Read what the script printed; a part that reads otherwise than Android writes it says nothing.
+
+    Args:
+        text: parts that each end in NUL.
+        host_s: this machine's clock at that time, seconds since the epoch.
+    """
+    parts = text.split("\0")
+    battery, thermal, room, clock, power, runners = (*parts[:_PARTS], *[""] * (_PARTS - len(parts[:_PARTS])))
+    tenths, device_s = _number(battery, r"temperature: *(-?\d{1,5})"), _number(clock, r"(\d{1,12})\s*\Z")
+    level, scale = _number(battery, r"level: *(\d{1,5})"), _number(battery, r"scale: *(\d{1,5})")
+    status = _number(thermal, r"Thermal Status: *(\d)")
+    return Vitals(
+        battery_percent=round(100 * level / scale) if level is not None and scale else None,
+        charging=_charging(battery),
+        battery_c=tenths / 10 if tenths is not None else None,
+        skin_c=_hottest_skin(thermal),
+        thermal_status=status if status is not None and status < len(THERMAL_STATUS) else None,
+        free_kib=_free_kib(room),
+        # `date` cuts the fraction off: half a second is the best guess at it.
+        clock_skew_s=device_s + 0.5 - host_s if device_s is not None else None,
+        wakefulness=found[1] if (found := re.search(r"mWakefulness=([A-Za-z]{1,20})", power)) else None,
+        runners=tuple(int(word) for word in runners.split() if re.fullmatch(r"\d{1,10}", word)),
+    )
+
+
+def _number(text: str, pattern: str) -> int | None:
+    found = re.search(rf"^ *{pattern}", text, re.MULTILINE | re.ASCII)
+    return int(found[1]) if found else None
+
+
+def _charging(battery: str) -> bool | None:
+    status = _number(battery, r"status: *(\d)")
+    powered = re.search(r"powered: *true", battery) is not None
+    return None if status is None else status == _CHARGING or (powered and status == _FULL)
+
+
+def _hottest_skin(thermal: str) -> float | None:
+    """Return the hottest skin sensor the HAL names now; where it names none, of those last broadcast."""
+    current = thermal.partition("Current temperatures from HAL")[2]
+    for text in (current, thermal):
+        found = re.findall(
+            rf"Temperature\{{mValue=(-?\d{{1,4}}(?:\.\d{{1,9}})?), mType={_SKIN},", text, re.ASCII
+        )
+        if found:
+            return max(map(float, found))
+    return None
+
+
+def _free_kib(df: str) -> int | None:
+    """Return the fourth column of df's last line: size, used and available are numbers in a row."""
+    found = re.findall(r"^\S+ +\d+ +\d+ +(\d{1,15}) +\d+%", df, re.MULTILINE | re.ASCII)
+    return int(found[-1]) if found else None

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_devicelab.devices.vitals import Vitals, parse_vitals
+from pytest_devicelab.lab.health import problems, throttled
+from pytest_devicelab.matrix.specs import HealthSpec
+
+# Laid out as Android 14 prints it.
+BATTERY = """Current Battery Service state:
+  AC powered: false
+  USB powered: true
+  Wireless powered: false
+  Max charging current: 500000
+  Charge counter: 3396000
+  status: 2
+  health: 2
+  present: true
+  level: 43
+  scale: 50
+  voltage: 4210
+  temperature: 312
+  technology: Li-ion
+"""
+THERMAL = """IsStatusOverride: false
+Thermal Status: 2
+Cached temperatures:
+\tTemperature{mValue=61.0, mType=3, mName=skin, mStatus=0}
+HAL Ready: true
+Current temperatures from HAL:
+\tTemperature{mValue=33.6, mType=0, mName=CPU0, mStatus=0}
+\tTemperature{mValue=38.25, mType=3, mName=quiet-therm, mStatus=0}
+\tTemperature{mValue=41.5, mType=3, mName=skin, mStatus=2}
+Current cooling devices from HAL:
+"""
+DF = """Filesystem      1K-blocks     Used Available Use% Mounted on
+/dev/block/dm-9 114278400 80000000  34278400  71% /data
+"""
+WHOLE = "\0".join((BATTERY, THERMAL, DF, "1700000100\n", "  mWakefulness=Dozing\n", "123\n456\n", ""))
+FIT = Vitals(
+    battery_percent=85,
+    charging=True,
+    battery_c=27.0,
+    skin_c=28.5,
+    thermal_status=0,
+    free_kib=1 << 20,
+    clock_skew_s=0.4,
+    wakefulness="Awake",
+)
+LIMITS = HealthSpec()
+
+
+def test_what_android_prints_is_read() -> None:
+    assert parse_vitals(WHOLE, host_s=1700000000.0) == Vitals(
+        battery_percent=86,
+        charging=True,
+        battery_c=31.2,
+        skin_c=41.5,
+        thermal_status=2,
+        free_kib=34278400,
+        clock_skew_s=100.5,
+        wakefulness="Dozing",
+        runners=(123, 456),
+    )
+
+
+def test_sensors_last_broadcast_are_taken_where_the_hal_names_none() -> None:
+    cached = THERMAL.partition("HAL Ready")[0]
+    assert parse_vitals(f"\0{cached}\0\0\0\0\0", host_s=0.0).skin_c == 61.0
+
+
+@pytest.mark.parametrize("powered", [True, False])
+def test_a_full_battery_is_charged_only_on_a_charger(powered: bool) -> None:
+    battery = BATTERY.replace("status: 2", "status: 5").replace(
+        "USB powered: true", f"USB powered: {str(powered).lower()}"
+    )
+    assert parse_vitals(battery, host_s=0.0).charging is powered
+
+
+@given(st.text(alphabet=st.sampled_from("Thermal Status:level.=-{}\0\n 0123456789e"), max_size=300))
+def test_whatever_a_device_prints_it_is_read_or_says_nothing(text: str) -> None:
+    found = parse_vitals(text, host_s=0.0)
+    assert all(pid >= 0 for pid in found.runners)
+    assert found.thermal_status is None or 0 <= found.thermal_status <= 6
+    problems(found, LIMITS)
+
+
+def test_a_device_that_says_nothing_has_nothing_wrong() -> None:
+    assert parse_vitals("", host_s=0.0) == Vitals()
+    assert problems(Vitals(), LIMITS) == ()
+    assert problems(FIT, LIMITS) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "text", "passes", "harmless"),
+    [
+        ({"battery_percent": 9}, "battery", "battery at 9 %, charging", True, False),
+        ({"battery_percent": 9, "charging": False}, "battery", "not charging", False, False),
+        ({"thermal_status": 2}, "heat", "thermal status moderate, more than light", True, False),
+        ({"skin_c": 43.5}, "heat", "skin at 43.5 °C", True, False),
+        ({"battery_c": 45.1}, "heat", "battery at 45.1 °C", True, False),
+        ({"free_kib": 1024}, "room", "1 MiB free", False, False),
+        ({"clock_skew_s": -3600.0}, "clock", "3,600 s behind", False, True),
+        ({"runners": (7,)}, "runner", "process 7", False, False),
+    ],
+)
+def test_each_limit(change: dict[str, object], kind: str, text: str, passes: bool, harmless: bool) -> None:
+    (found,) = problems(replace(FIT, **change), LIMITS)  # type: ignore[arg-type]
+    assert (found.kind, found.passes, found.harmless) == (kind, passes, harmless)
+    assert text in found.text
+    assert found.fix
+
+
+def test_a_run_was_slowed_down_when_the_status_around_it_says_so() -> None:
+    assert throttled(FIT, FIT) == ""
+    assert throttled(FIT, replace(FIT, thermal_status=1)) == ""
+    assert "moderate, skin 44 °C" in throttled(FIT, replace(FIT, thermal_status=2, skin_c=44.0))
+    assert "severe" in throttled(replace(FIT, thermal_status=3), FIT)
