@@ -29,8 +29,9 @@ def visible(text: str, *, keep: str = "") -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Write `1 model`, `2 models`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    """Write `1 model`, `2 models`, `2 more losses`."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
 
 
 def headline(session: Session) -> str:
