@@ -159,7 +159,12 @@ class State:
         """Return what a worker needs to use this lab and this session: plain data."""
         assert self._address is not None
         assert self._store is not None
-        address = {"host": self._address.host, "port": self._address.port, "ports": dict(self._address.ports)}
+        address = {
+            "host": self._address.host,
+            "port": self._address.port,
+            "ports": dict(self._address.ports),
+            "servers": dict(self._address.servers),
+        }
         return {"address": address, "store": str(self._store.root), "attempt": self._store.attempt}
 
     def lab_session(self) -> LabSession:

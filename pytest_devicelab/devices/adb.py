@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pytest_devicelab.devices.device import ShellResult
-from pytest_devicelab.devices.transport import Transport
+from pytest_devicelab.devices.transport import LONGEST_PULL_BYTES, Transport
 from pytest_devicelab.errors import InfrastructureError, TransferError
 from pytest_devicelab.evidence.record import DeviceIdentity, RecoveryStep
 from pytest_devicelab.matrix.soc import Soc, soc_from_properties
@@ -153,10 +153,19 @@ class AdbDevice:
         self.require_held()
         self._pushed_bytes += self._transport.push(local, remote, timeout_s=timeout_s)
 
-    def pull(self, remote: str, local: Path, *, timeout_s: float = 120.0) -> None:
-        """Copy a file from the device."""
+    def pull(
+        self,
+        remote: str,
+        local: Path,
+        *,
+        timeout_s: float = 120.0,
+        limit_bytes: int = LONGEST_PULL_BYTES,
+    ) -> None:
+        """Copy a file of at most `limit_bytes` from the device."""
         self.require_held()
-        self._pulled_bytes += self._transport.pull(remote, local, timeout_s=timeout_s)
+        self._pulled_bytes += self._transport.pull(
+            remote, local, timeout_s=timeout_s, limit_bytes=limit_bytes
+        )
 
     def getprop(self, name: str) -> str:
         """Return an Android property, empty when unset."""

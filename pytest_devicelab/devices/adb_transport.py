@@ -9,6 +9,7 @@ Source: AOSP adb, SERVICES.TXT, SYNC.TXT, file_sync_protocol.h, shell_protocol.h
 
 from __future__ import annotations
 
+import re
 import secrets
 import socket
 import struct
@@ -19,6 +20,7 @@ from io import FileIO
 from pathlib import Path
 
 from pytest_devicelab.devices.device import ShellResult
+from pytest_devicelab.devices.transport import LONGEST_PULL_BYTES
 from pytest_devicelab.errors import (
     AdbServerLost,
     DeadlineExceeded,
@@ -35,6 +37,8 @@ _BATCH_PACKETS = 16
 _LONGEST_SERVICE_BYTES = 0xFFFF
 # What a runner may print. A device that never stops must not fill the memory of the host.
 _LONGEST_OUTPUT_BYTES = 256 * 1024 * 1024
+# A server on this host or in the next rack answers at once; a host that is switched off never does.
+_SERVER_ANSWERS_S = 5.0
 _PUSHED_MODE = 0o100644
 _GOING_DOWN_S = 0.5
 _STDOUT, _STDERR, _EXIT = 1, 2, 3
@@ -108,11 +112,9 @@ class _Stream:
     def sized_text(self) -> str:
         """Return a text that the server sends with its length in four hex digits."""
         digits = self.read(4)
-        try:
-            size = int(digits, 16)
-        except ValueError:
-            raise self.lost(f"the adb server sent {digits!r} for a length") from None
-        return self.read(size).decode("utf-8", "replace")
+        if not re.fullmatch(rb"[0-9a-fA-F]{4}", digits):
+            raise self.lost(f"the adb server sent {digits!r} for a length")
+        return self.read(int(digits, 16)).decode("utf-8", "replace")
 
     def lost(self, why: str) -> DeviceLost:
         return DeviceLost(
@@ -126,14 +128,13 @@ class _Stream:
 def _open_server(host: str, port: int, what: str, timeout_s: float) -> Iterator[_Stream]:
     deadline = time.monotonic() + timeout_s
     try:
-        sock = socket.create_connection((host, port), timeout=timeout_s)
-    except TimeoutError:
-        raise _too_late(what, timeout_s) from None
+        sock = socket.create_connection((host, port), timeout=min(timeout_s, _SERVER_ANSWERS_S))
     except OSError as error:
         raise AdbServerLost(
             f"{what} failed: no adb server at {host}:{port}",
             why=str(error),
-            fix="start it with `adb start-server`, or leave `lab: {adb: private}` in the matrix",
+            fix="start it there with `adb start-server` (`adb -a` for other hosts to reach it), "
+            "or leave `lab: {adb: private}` in the matrix",
         ) from error
     with sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -248,7 +249,9 @@ class AdbTransport:
                 fix=f"look at `adb -s {self._serial} shell df /data/local/tmp`",
             )
 
-    def pull(self, remote: str, local: Path, *, timeout_s: float) -> int:
+    def pull(
+        self, remote: str, local: Path, *, timeout_s: float, limit_bytes: int = LONGEST_PULL_BYTES
+    ) -> int:
         """Receive a file with the sync service; returns the bytes received."""
         part = local.with_name(local.name + ".part")
         received = 0
@@ -268,6 +271,8 @@ class AdbTransport:
                             why=f"the device says: {said.decode('utf-8', 'replace')}",
                             fix="see the run's stderr: a missing output means the runner did not write it",
                         )
+                    if received + length > limit_bytes:
+                        raise self._too_long(remote, limit_bytes)
                     stream.read_into(view[:length])
                     file.write(view[:length])
                     received += length
@@ -275,6 +280,13 @@ class AdbTransport:
         finally:
             part.unlink(missing_ok=True)
         return received
+
+    def _too_long(self, remote: str, limit_bytes: int) -> TransferError:
+        return TransferError(
+            f"device {self._name} ({self._serial}): pull of {remote} was broken off",
+            why=f"the device goes on sending after {limit_bytes:,} bytes, which is all that was to come",
+            fix="look at the file on the device; what came of it was removed",
+        )
 
     def reconnect(self, *, timeout_s: float) -> None:
         """Wait until the device answers a command; connect anew where its serial is an address."""

@@ -21,6 +21,8 @@ _UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
 _TIME = re.compile(r"^(\d{9,12}\.\d{1,9})$", re.MULTILINE)
 # How long the stream may take to bring the last marker, once it is in the log.
 _LAST_LINES_S = 10.0
+# A device that logs without end must not fill the host's disk: beyond this the stream is hung up.
+_LONGEST_STREAM_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +84,13 @@ class LogWatch:
     def _follow(self) -> None:
         end = self._end.encode()
         tail = b""
+        room = _LONGEST_STREAM_BYTES
 
         def keep(data: bytes) -> bool:
-            nonlocal tail
+            nonlocal tail, room
+            room -= len(data)
+            if room < 0:
+                return True
             file.write(data)
             recent = tail + data
             tail = recent[-len(end) :]

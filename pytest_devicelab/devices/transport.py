@@ -8,6 +8,9 @@ from typing import Protocol
 
 from pytest_devicelab.devices.device import ShellResult
 
+# The largest file that is pulled unless the caller knows better. An endless one must not fill the host's disk.
+LONGEST_PULL_BYTES = 1 << 30
+
 
 class Transport(Protocol):
     """One device as an adb client reaches it.
@@ -32,8 +35,13 @@ class Transport(Protocol):
     def push(self, local: Path, remote: str, *, timeout_s: float) -> int:
         """Copy a file to the device; returns the bytes sent."""
 
-    def pull(self, remote: str, local: Path, *, timeout_s: float) -> int:
-        """Copy a file from the device; returns the bytes received. `local` appears only once it is whole."""
+    def pull(
+        self, remote: str, local: Path, *, timeout_s: float, limit_bytes: int = LONGEST_PULL_BYTES
+    ) -> int:
+        """Copy a file from the device; returns the bytes received. `local` appears only once it is whole.
+
+        A file that is longer than `limit_bytes` is a `TransferError`: a device must not fill the host's disk.
+        """
 
     def reconnect(self, *, timeout_s: float) -> None:
         """Wait until the device answers again, connecting anew where it is reached over TCP."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,9 +22,10 @@ from pytest_devicelab.lab.lease import hold
 from pytest_devicelab.lab.quarantine import Quarantine
 from pytest_devicelab.lab.recovery import Recovery, recover
 from pytest_devicelab.lab.server_watch import ServerWatch
+from pytest_devicelab.matrix.servers import device_name, server_for
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec
 
-# Devices the current context holds, by adb server and device id: a lease belongs to who took it and to the
+# Devices the current context holds, by their adb server and id: a lease belongs to who took it and to the
 # threads working for them, not to the whole process.
 _HELD: ContextVar[Mapping[tuple[str, int, str], AdbDevice]] = ContextVar("held", default={})  # noqa: B039  (a Mapping)
 
@@ -37,13 +38,19 @@ class LabAddress:
     """How to reach a lab that is up: plain data, so that a worker process can be told.
 
     Attributes:
-        host: the adb server's address; `port`: its port.
+        host: address of the adb server of all devices that `servers` does not name; `port`: its port.
         ports: loopback port of each virtual device, by device id.
+        servers: address and port of the adb server of each device that is behind another one, by device id.
     """
 
     host: str
     port: int
     ports: Mapping[str, int]
+    servers: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+
+    def server(self, device_id: str) -> tuple[str, int]:
+        """Return address and port of the adb server that reaches a device."""
+        return self.servers.get(device_id, (self.host, self.port))
 
 
 class LabServices:
@@ -62,12 +69,7 @@ class LabServices:
         virtual = tuple(spec for spec in devices if spec.kind == "virtual")
         try:
             adb = find_adb()
-            server = None
-            if matrix.lab.adb is None:
-                server = self._stack.enter_context(AdbServer(state / "adb", adb=adb))
-                host, port = server.host, server.port
-            else:
-                host, port = matrix.lab.adb.host, matrix.lab.adb.port
+            servers, private = self._servers(matrix, devices, state / "adb", adb)
             ports: Mapping[str, int] = {}
             if virtual:
                 from pytest_devicelab.virtual.spawn import spawn
@@ -76,18 +78,38 @@ class LabServices:
                 ports = dict(self._stack.enter_context(farm).ports)
 
             def connect_all() -> None:
-                for serial_port in ports.values():
+                for name, serial_port in ports.items():
                     # A device that does not answer is lost to whoever leases it; the others go on.
                     with suppress(InfrastructureError):
-                        connect_device(adb, host, port, f"127.0.0.1:{serial_port}")
+                        connect_device(adb, *servers[name], f"127.0.0.1:{serial_port}")
 
             connect_all()
-            if server is not None:
-                self._stack.enter_context(ServerWatch(server, connect_all))
+            if private is not None:
+                self._stack.enter_context(ServerWatch(private, connect_all))
         except BaseException:
             self._stack.close()
             raise
-        self.address = LabAddress(host=host, port=port, ports=ports)
+        # Where devices differ, any of their servers may be the one that is not spelled out.
+        usual = (private.host, private.port) if private is not None else ("127.0.0.1", 5037)
+        host, port = next(iter(servers.values()), usual)
+        others = {name: server for name, server in servers.items() if server != (host, port)}
+        self.address = LabAddress(host=host, port=port, ports=ports, servers=others)
+
+    def _servers(
+        self, matrix: MatrixSpec, devices: tuple[DeviceSpec, ...], home: Path, adb: Path
+    ) -> tuple[dict[str, tuple[str, int]], AdbServer | None]:
+        """Return address and port of each device's adb server, and the private one, started if anybody needs it."""
+        named = {
+            spec.id: server_for(matrix.lab, spec.group, virtual=spec.kind == "virtual")
+            for spec in devices
+            if spec.kind in LOCAL_KINDS
+        }
+        private = None
+        if None in named.values() or not named:
+            private = self._stack.enter_context(AdbServer(home, adb=adb))
+        ours = (private.host, private.port) if private is not None else ("", 0)
+        found = {name: (it.host, it.port) if it is not None else ours for name, it in named.items()}
+        return found, private
 
     def close(self) -> None:
         """Bring the lab down: devices first, then the adb server."""
@@ -135,15 +157,16 @@ class Lab:
         else took it because this process was stopped for too long.
         """
         held = _HELD.get()
-        key = (self._address.host, self._address.port, spec.id)
+        host, port = self._address.server(spec.id)
+        key = (host, port, spec.id)
         if key in held:
             yield held[key]
             return
         transport = self._transport(spec)
         unit = self._unit(spec, transport.serial)
         self._quarantine.admit(unit, spec.id)
-        # By serial alone: a phone that two adb servers of this host can reach is one phone.
-        with hold(transport.serial, self._holder, name=spec.id, waiting=self._waiting) as lease:
+        name = device_name(transport.serial, host)
+        with hold(name, self._holder, name=spec.id, waiting=self._waiting) as lease:
             device = AdbDevice(spec, transport, require_held=lease.check)
             # Once more: whoever held it before us may have found out.
             ban = self._quarantine.admit(unit, spec.id)
@@ -193,8 +216,8 @@ class Lab:
 
     def _unit(self, spec: DeviceSpec, serial: str) -> str:
         """Return what the device is called in quarantine: a virtual one's port is soon another's, in another lab."""
-        address = self._address
-        return f"{serial} of {address.host}:{address.port}" if spec.kind == "virtual" else serial
+        host, port = self._address.server(spec.id)
+        return f"{serial} of {host}:{port}" if spec.kind == "virtual" else device_name(serial, host)
 
     def _transport(self, spec: DeviceSpec) -> AdbTransport:
         if spec.kind == "virtual":
@@ -212,11 +235,12 @@ class Lab:
         return self._at(serial, spec)
 
     def _at(self, serial: str, spec: DeviceSpec) -> AdbTransport:
-        return AdbTransport(host=self._address.host, port=self._address.port, serial=serial, name=spec.id)
+        host, port = self._address.server(spec.id)
+        return AdbTransport(host=host, port=port, serial=serial, name=spec.id)
 
     def _find(self, spec: DeviceSpec) -> str:
         """Return the serial of the first attached device that has every property the selector asks for."""
-        serials = list_serials(self._address.host, self._address.port)
+        serials = list_serials(*self._address.server(spec.id))
         for serial in serials:
             device = AdbDevice(spec, self._at(serial, spec))
             with suppress(InfrastructureError):  # a device that does not answer is not the one we look for

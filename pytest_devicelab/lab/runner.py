@@ -300,18 +300,18 @@ class Run:
         if self._store.has_array(digest):
             self._spared += size
         else:
-            self._store.write_array(self._pull_array(joined, output, shape, digest))
+            self._store.write_array(self._pull_array(joined, output, shape, digest, size))
         return TensorRecord(
             name=output.name, dtype=output.dtype, shape=shape, sha256=digest, quantization=output.quantization
         )
 
     def _pull_array(
-        self, remote: str, output: OutputFile, shape: tuple[int, ...], digest: str
+        self, remote: str, output: OutputFile, shape: tuple[int, ...], digest: str, size: int
     ) -> npt.NDArray[np.generic]:
         # Here, where it is found again when this process does not live to remove it.
         with tempfile.TemporaryDirectory(prefix=PULL_PREFIX, dir=self._folder) as folder:
             local = Path(folder) / "output.raw"
-            self._device.pull(remote, local)
+            self._device.pull(remote, local, limit_bytes=size)
             received = sha256_file(local)
             if received != digest:
                 raise TransferError(

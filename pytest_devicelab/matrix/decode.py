@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 
 from pytest_devicelab.matrix.cursor import Cursor
-from pytest_devicelab.matrix.decode_device import decode_device
+from pytest_devicelab.matrix.decode_device import ID, ID_RULE, decode_device
 from pytest_devicelab.matrix.decode_health import decode_health
 from pytest_devicelab.matrix.decode_logging import decode_logging
 from pytest_devicelab.matrix.decode_model import decode_model
 from pytest_devicelab.matrix.issues import Issues
 from pytest_devicelab.matrix.reader import read_document
+from pytest_devicelab.matrix.servers import device_name, is_loopback
 from pytest_devicelab.matrix.specs import AdbServerSpec, DeviceSpec, LabSpec, MatrixSpec, ModelSpec, Retries
 from pytest_devicelab.matrix.suggest import did_you_mean, show
 
@@ -48,7 +50,9 @@ def load_matrix(path: Path) -> MatrixSpec:
 
     device_items, model_items = _some(fields["devices"]), _some(fields["models"])
     ids = _check_unique(device_items, "id")
-    _check_unique(device_items, "serial")
+    _check_unique(device_items, "serial", lambda item, serial: device_name(serial, _host_of(item, lab)))
+    for item in device_items:
+        _check_group(item, lab)
     _check_unique(model_items, "id")
     decoded_devices = [decode_device(item, notes) for item in device_items]
     decoded_models = [decode_model(item, path.absolute().parent, ids, notes) for item in model_items]
@@ -69,19 +73,18 @@ def load_matrix(path: Path) -> MatrixSpec:
 
 
 def _lab(cursor: Cursor) -> LabSpec:
-    fields = cursor.fields(optional=("adb", "run_timeout_s", "retries", "health", "fixed_performance"))
-    adb = fields["adb"]
-    server = None
-    if isinstance(adb.node, yaml.MappingNode):
-        entries = adb.fields(required=("host",), optional=("port",))
-        host = entries["host"].text(_HOST, "is not a host name or address")
-        port = entries["port"].integer(1, 65535)
-        server = AdbServerSpec(host=host, port=port or _ADB_PORT) if host is not None else None
-    elif (word := adb.text()) not in {None, "private"}:
-        adb.fail(f"{show(word)} is not private or {{host: ..., port: ...}}{did_you_mean(word, ['private'])}")
+    fields = cursor.fields(
+        optional=("adb", "groups", "run_timeout_s", "retries", "health", "fixed_performance")
+    )
+    groups: dict[str, AdbServerSpec | None] = {}
+    for name, group in fields["groups"].entries().items():
+        if not ID.fullmatch(name):
+            group.fail(f"{show(name)} {ID_RULE}")
+        groups[name] = _server(group.fields(required=("adb",))["adb"])
     timeout_s = fields["run_timeout_s"].number(1, 86_400)
     return LabSpec(
-        adb=server,
+        adb=_server(fields["adb"]),
+        groups=MappingProxyType(groups),
         retries=_retries(fields["retries"]),
         health=decode_health(fields["health"]),
         fixed_performance=fields["fixed_performance"].word(("on", "off")) == "on",
@@ -99,6 +102,44 @@ def _retries(cursor: Cursor) -> Retries:
     )
 
 
+def _server(adb: Cursor) -> AdbServerSpec | None:
+    """Return the adb server that is named, or None for a private one."""
+    if isinstance(adb.node, yaml.MappingNode):
+        entries = adb.fields(required=("host",), optional=("port",))
+        host = entries["host"].text(_HOST, "is not a host name or address")
+        port = entries["port"].integer(1, 65535)
+        return AdbServerSpec(host=host, port=port or _ADB_PORT) if host is not None else None
+    if (word := adb.text()) not in {None, "private"}:
+        adb.fail(f"{show(word)} is not private or {{host: ..., port: ...}}{did_you_mean(word, ['private'])}")
+    return None
+
+
+def _host_of(item: Cursor, lab: LabSpec) -> str:
+    """Return the host of the adb server that reaches an item of `devices`."""
+    group = item.entries().get("group")
+    name = group.text() if group is not None else None
+    server = lab.adb if name is None else lab.groups.get(name)
+    return server.host if server is not None else "localhost"
+
+
+def _check_group(item: Cursor, lab: LabSpec) -> None:
+    """Note a group that the lab does not have, or whose server cannot reach the device."""
+    entries = item.entries()
+    group, kind = entries.get("group"), entries.get("kind")
+    name = group.text() if group is not None else None
+    if group is None or name is None:
+        return
+    if name not in lab.groups:
+        group.fail(
+            f"{show(name)} is none of lab.groups ({', '.join(lab.groups) or 'which has none'})"
+            f"{did_you_mean(name, lab.groups)}"
+        )
+    elif kind is not None and kind.text() == "virtual" and not is_loopback(_host_of(item, lab)):
+        group.fail(
+            "is reached by a server on another host, and a virtual device listens on this one: remove it"
+        )
+
+
 def _some(cursor: Cursor) -> tuple[Cursor, ...]:
     """Return the items of a list that must not be empty: a matrix that tests nothing would be green."""
     items = cursor.items()
@@ -107,19 +148,22 @@ def _some(cursor: Cursor) -> tuple[Cursor, ...]:
     return items
 
 
-def _check_unique(items: Sequence[Cursor], key: str) -> frozenset[str]:
-    """Note each item whose `key` an earlier item has too; return all of them."""
+def _check_unique(
+    items: Sequence[Cursor], key: str, meaning: Callable[[Cursor, str], str] = lambda item, text: text
+) -> frozenset[str]:
+    """Note each item whose `key` means what an earlier item's does; return all meanings."""
     first: dict[str, Cursor] = {}
     for item in items:
         cursor = item.entries().get(key)
         text = cursor.text() if cursor is not None else None
         if cursor is None or text is None:
             continue
-        if text in first:
+        found = meaning(item, text)
+        if found in first:
             cursor.fail(
-                f"duplicate {key} {show(text)}: {first[text].path} in line {first[text].source.line} has it"
+                f"duplicate {key} {show(text)}: {first[found].path} in line {first[found].source.line} has it"
             )
-        first.setdefault(text, cursor)
+        first.setdefault(found, cursor)
     return frozenset(first)
 
 

@@ -47,13 +47,13 @@ _ONLY_FOR: MappingProxyType[str, DeviceKind] = MappingProxyType(
         "attributes": "aihub",
         "compiler": "aihub",
         "timeout_s": "aihub",
-        "pd": "adb",
+        "process_domain": "adb",
     }
 )
 _PROGRAM = re.compile(r"/[A-Za-z0-9_./+-]{1,255}")
 # What the lab may do to a device beside it to get it back.
 _RECOVERY = ("power_cycle", "reboot")
-_KEYS = ("soc", "name", "runtime", "runners", *_RECOVERY, *_ONLY_FOR)
+_KEYS = ("soc", "name", "group", "runtime", "runners", *_RECOVERY, *_ONLY_FOR)
 _HUB = re.compile(r"[0-9]{1,3}(-[0-9]{1,3}(\.[0-9]{1,3})*)?")
 _HUB_RULE = 'is not the place of a USB hub as `uhubctl` prints it, such as "1-1.4"'
 
@@ -74,7 +74,7 @@ def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
     name, serial = fields["name"].text(), fields["serial"].text(_SERIAL, "is not an adb serial")
     runtime, sdk = fields["runtime"].word(runtime_names()), fields["sdk"].integer(21, 99)
     properties, runners = _properties(fields["properties"]), _runners(fields["runners"])
-    domain = fields["pd"].word(PROCESS_DOMAINS)
+    domain = fields["process_domain"].word(PROCESS_DOMAINS)
     power_cycle, may_reboot = _power_cycle(fields["power_cycle"]), fields["reboot"].word(("true", "false"))
     faults = tuple(fault for item in fields["faults"].items() if (fault := decode_fault(item)) is not None)
     chipset = fields["chipset"].text(_ATTRIBUTE, _ATTRIBUTE_RULE)
@@ -94,6 +94,7 @@ def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
         kind=kind,
         source=cursor.source,
         soc=soc or soc_from_properties(selector),
+        group=fields["group"].text(ID, ID_RULE),
         serial=serial,
         name=name,
         selector=MappingProxyType(selector),
@@ -108,7 +109,7 @@ def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
         compiler=compiler or "hub",
         timeout_s=timeout_s or 3600.0,
         faults=faults,
-        pd=domain or "unsigned",
+        process_domain=domain or "unsigned",
         power_cycle=power_cycle,
         reboot=None if may_reboot is None else may_reboot == "true",
     )
@@ -135,6 +136,8 @@ def _check_kind(cursor: Cursor, kind: DeviceKind, fields: dict[str, Cursor]) -> 
     for key in _RECOVERY:
         if kind == "aihub" and fields[key].present:
             fields[key].fail("is for devices beside this host, this one is of kind aihub: remove it")
+    if kind == "aihub" and fields["group"].present:
+        fields["group"].fail("is for devices behind an adb server, this one is aihub: remove it")
     if kind == "virtual" and not fields["soc"].present:
         cursor.fail("a virtual device needs the chip it stands for: add soc, such as soc: SM8650")
     if kind == "aihub" and not any(fields[key].present for key in ("name", "chipset", "attributes")):

@@ -44,6 +44,10 @@ class AdbServerSpec:
     port: int
 
 
+def _no_servers() -> Mapping[str, AdbServerSpec | None]:
+    return MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
     """How often a run may be tried again after the lab failed: one run, and all runs of a session together."""
@@ -80,6 +84,7 @@ class LabSpec:
 
     Attributes:
         adb: a running adb server, or None for a private one that ends with the session.
+        groups: the adb server of each group of devices, by the group's name; None for the session's private one.
         run_timeout_s: the deadline of one run on one device, in seconds.
         retries: how often runs may be tried again.
         health: when a device is fit to be used.
@@ -87,6 +92,7 @@ class LabSpec:
     """
 
     adb: AdbServerSpec | None = None
+    groups: Mapping[str, AdbServerSpec | None] = field(default_factory=_no_servers, hash=False)
     run_timeout_s: float = 120.0
     retries: Retries = Retries()
     health: HealthSpec = HealthSpec()
@@ -120,6 +126,7 @@ class DeviceSpec:
     Attributes:
         id: the name used in test ids and reports, `[a-z0-9][a-z0-9_.]*`.
         soc: the chip, or None where the matrix leaves it for the device to say.
+        group: which of the lab's groups it is in, whose adb server reaches it; None for the lab's own.
         serial: adb serial; None for a virtual device, whose serial is its loopback address.
         selector: properties a phone must have to stand for this entry, when no serial is given.
         properties: Android properties a virtual device starts with, beyond those of its chip.
@@ -131,7 +138,7 @@ class DeviceSpec:
         compiler: who compiles for an AI Hub device: `hub` itself, or `ours` on this host.
         timeout_s: how long one run on an AI Hub device may take in all, its queues included.
         faults: trouble a virtual device starts with.
-        pd: process domain of the DSP's code; `signed` takes a skel the phone's vendor has signed.
+        process_domain: of the DSP's code; `signed` takes a skel the phone's vendor has signed.
         power_cycle: a command on this host, program and arguments, that takes the device's power away and gives it
             back; empty for none.
         reboot: whether the lab may reboot it to get it back; None where the matrix does not say.
@@ -141,6 +148,7 @@ class DeviceSpec:
     kind: DeviceKind
     source: Source
     soc: Soc | None = None
+    group: str | None = None
     serial: str | None = None
     name: str | None = None
     selector: Mapping[str, str] = field(default_factory=_no_items, hash=False)
@@ -155,7 +163,7 @@ class DeviceSpec:
     compiler: Compiler = "hub"
     timeout_s: float = 3600.0
     faults: tuple[FaultSpec, ...] = ()
-    pd: ProcessDomain = "unsigned"
+    process_domain: ProcessDomain = "unsigned"
     power_cycle: tuple[str, ...] = ()
     reboot: bool | None = None
 

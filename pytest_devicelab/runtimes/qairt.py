@@ -101,7 +101,7 @@ def htp_kit(place: Place, *, compiler: str, options: Mapping[str, str], graph: s
     wanted = {
         _RUNNER: (f"bin/{_ANDROID}/{_RUNNER}",),
         **{name: (f"lib/{_ANDROID}/{name}",) for name in (_BACKEND, stub, "libQnnSystem.so", _EXTENSIONS)},
-        skel: (f"lib/hexagon-v{arch}/{place.spec.pd}/{skel}",),
+        skel: (f"lib/hexagon-v{arch}/{place.spec.process_domain}/{skel}",),
     }
     files = {name: path for name, places in wanted.items() if (path := sdk.find(*places)) is not None}
     missing = {name: places for name, places in wanted.items() if name not in files}
@@ -177,7 +177,7 @@ def _missing(place: Place, sdk: QairtSdk, missing: Mapping[str, tuple[str, ...]]
         why=f"{sdk.root} (version {sdk.version or 'unknown'}) has no {lacking}"
         f"; {place.soc.name} has Hexagon {place.soc.hexagon}, the SDK is for {', '.join(versions) or 'none'}",
         fix="take an SDK that knows this chip"
-        + ("; signed skels come with the phone's vendor" if place.spec.pd == "signed" else ""),
+        + ("; signed skels come with the phone's vendor" if place.spec.process_domain == "signed" else ""),
     )
 
 
@@ -230,7 +230,7 @@ def _htp_config(place: Place, options: Mapping[str, str], graph: str) -> dict[st
         core["rpc_control_latency"] = int(latency)
     device: dict[str, object] = {
         "dsp_arch": place.soc.hexagon.lower(),
-        "pd_session": place.spec.pd,
+        "pd_session": place.spec.process_domain,
         "cores": [core],
     }
     return {"graphs": [graphs], "devices": [device]}

@@ -48,7 +48,7 @@ def run(virtual_lab: VirtualLab, tmp_path: Path, tmp_path_factory: pytest.TempPa
             virtual_lab.specs["s24"],
             kind="adb",
             serial=virtual_lab.serial("s24"),
-            pd=facts.pop("pd", "unsigned"),
+            process_domain=facts.pop("process_domain", "unsigned"),
         )
         path = FIXTURES / "digits_cnn" / "int8.onnx"
         request = RunRequest(
@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_said_before_anything_is_pushed(
 
 
 def test_a_signed_domain_takes_a_signed_skel(run: Run, sdk: Path) -> None:
-    record = run(sdk, pd="signed")
+    record = run(sdk, process_domain="signed")
     assert record.status == "failed"
     assert "lib/hexagon-v75/signed/libQnnHtpV75Skel.so" in record.error
 

@@ -181,9 +181,9 @@ def test_equal_outputs_of_two_devices_are_pulled_once(
     pulled: dict[str, list[str]] = {"pixel": [], "twin": []}
 
     class Watched(AdbTransport):
-        def pull(self, remote: str, local: Path, *, timeout_s: float) -> int:
+        def pull(self, remote: str, local: Path, *, timeout_s: float, limit_bytes: int = 1 << 30) -> int:
             pulled[self._name].append(remote.rpartition("/")[2])
-            return super().pull(remote, local, timeout_s=timeout_s)
+            return super().pull(remote, local, timeout_s=timeout_s, limit_bytes=limit_bytes)
 
     records = {}
     for name in pulled:
@@ -519,8 +519,8 @@ def test_bytes_that_change_on_the_way_are_not_kept(
     virtual_lab: VirtualLab, run: Callable[..., RunRecord], store: SessionStore
 ) -> None:
     class Flipping(AdbTransport):
-        def pull(self, remote: str, local: Path, *, timeout_s: float) -> int:
-            size = super().pull(remote, local, timeout_s=timeout_s)
+        def pull(self, remote: str, local: Path, *, timeout_s: float, limit_bytes: int = 1 << 30) -> int:
+            size = super().pull(remote, local, timeout_s=timeout_s, limit_bytes=limit_bytes)
             if remote.endswith(".raw"):
                 content = bytearray(local.read_bytes())
                 content[0] ^= 1

@@ -36,7 +36,7 @@ class Cable:
     def push(self, local: Path, remote: str, *, timeout_s: float) -> int:
         raise AssertionError
 
-    def pull(self, remote: str, local: Path, *, timeout_s: float) -> int:
+    def pull(self, remote: str, local: Path, *, timeout_s: float, limit_bytes: int = 0) -> int:
         raise AssertionError
 
     def reconnect(self, *, timeout_s: float) -> None:

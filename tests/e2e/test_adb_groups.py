@@ -1,0 +1,76 @@
+"""One session, two racks: each with an adb server of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_devicelab.devices.adb_server import AdbServer
+from pytest_devicelab.errors import DeviceLost, TransferError
+from pytest_devicelab.lab.lab import Lab, LabServices
+from pytest_devicelab.matrix.decode import load_matrix
+from pytest_devicelab.matrix.specs import MatrixSpec
+from tests.e2e.virtual_lab import VirtualLab
+
+MODEL = Path(__file__).parents[2] / "fixtures" / "digits_cnn" / "int8.onnx"
+
+
+def matrix(folder: Path, port: int) -> MatrixSpec:
+    path = folder / "matrix.yaml"
+    path.write_text(
+        f"""schema: devicelab.matrix/1
+lab:
+  groups: {{rack_b: {{adb: {{host: 127.0.0.1, port: {port}}}}}}}
+devices:
+- {{id: near, kind: virtual, soc: Tensor G4, engine: cpu, runtime: ort}}
+- {{id: far, kind: virtual, soc: Tensor G4, engine: cpu, runtime: ort, group: rack_b}}
+models:
+- {{id: cnn, path: "{MODEL}"}}
+"""
+    )
+    return load_matrix(path)
+
+
+@pytest.fixture
+def state() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="dl-") as folder:
+        yield Path(folder)
+
+
+def test_each_device_is_reached_through_the_server_of_its_group(tmp_path: Path, state: Path) -> None:
+    with AdbServer(state / "rack_b") as rack_b:
+        found = matrix(tmp_path, rack_b.port)
+        with LabServices(found, found.devices, state / "lab") as services:
+            address = services.address
+            assert address.server("far") == (rack_b.host, rack_b.port)
+            assert address.server("near") != address.server("far")
+            lab = Lab(address, holder="a test")
+            for spec in found.devices:
+                with lab.lease(spec) as device:
+                    assert device.script("echo here").text == "here\n"
+
+
+def test_a_rack_that_is_away_takes_no_other_with_it(tmp_path: Path, state: Path) -> None:
+    with AdbServer(state / "rack_b") as rack_b:
+        found = matrix(tmp_path, rack_b.port)
+    near, far = found.devices
+    with LabServices(found, found.devices, state / "lab") as services:
+        lab = Lab(services.address, holder="a test")
+        with pytest.raises(DeviceLost, match="does not answer"), lab.lease(far):
+            pytest.fail("nothing listens there")
+        with lab.lease(near) as device:
+            assert device.script("echo here").text == "here\n"
+
+
+def test_a_file_that_is_longer_than_it_may_be_is_not_kept(virtual_lab: VirtualLab, tmp_path: Path) -> None:
+    device = virtual_lab.device("pixel")
+    device.script("head -c 100000 /dev/zero > /data/local/tmp/long")
+    local = tmp_path / "long"
+    with pytest.raises(TransferError, match="long"):
+        device.pull("/data/local/tmp/long", local, limit_bytes=99_999)
+    assert list(tmp_path.iterdir()) == []
+    device.pull("/data/local/tmp/long", local, limit_bytes=100_000)
+    assert local.stat().st_size == 100_000
