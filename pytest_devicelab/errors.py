@@ -105,5 +105,9 @@ class VerdictFailed(DevicelabError, AssertionError):
     """A verdict of `fail`: the evidence shows that the model does not do what it must. JUnit `<failure>`."""
 
 
+class Flaky(DevicelabError):
+    """A verdict of `flaky`: it came out differently when it was tried again. Never green; JUnit `<error>`."""
+
+
 class Inconclusive(DevicelabError):
     """A verdict of `inconclusive`: the evidence is missing or does not count. Never green; JUnit `<error>`."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_devicelab.errors import Inconclusive, VerdictFailed
+from pytest_devicelab.errors import Flaky, Inconclusive, VerdictFailed
 from pytest_devicelab.state import STATE
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_devicelab.devices.adb import AdbDevice
     from pytest_devicelab.evidence.record import RunRecord
+    from pytest_devicelab.evidence.store import SessionStore
     from pytest_devicelab.lab.session import LabSession, Run
     from pytest_devicelab.matrix.specs import DeviceSpec, ModelSpec
     from pytest_devicelab.runtimes.inputs import Arrays
@@ -160,6 +161,9 @@ def conclude(request: pytest.FixtureRequest, lab_session: LabSession) -> Callabl
     """Write a verdict down, then end the test as it says."""
 
     def end(verdict: Verdict) -> None:
+        from pytest_devicelab.verdicts.flaky import temper
+
+        verdict = temper(verdict, _records(lab_session.store, verdict))
         lab_session.store.write_verdict(verdict, request.node.nodeid)
         # What `record_property` does, without its warning that one dialect of JUnit XML does not know properties.
         request.node.user_properties += [
@@ -172,8 +176,8 @@ def conclude(request: pytest.FixtureRequest, lab_session: LabSession) -> Callabl
         ]
         if verdict.outcome == "pass":
             return
-        kind = Inconclusive if verdict.outcome == "inconclusive" else VerdictFailed
-        raise kind(
+        kinds = {"inconclusive": Inconclusive, "flaky": Flaky, "fail": VerdictFailed}
+        raise kinds[verdict.outcome](
             f"{verdict.check} of {verdict.model} on {', '.join(verdict.devices)}",
             why=verdict.reason,
             fix=f"see {_evidence(lab_session.store.root, verdict)}",
@@ -183,11 +187,27 @@ def conclude(request: pytest.FixtureRequest, lab_session: LabSession) -> Callabl
 
 
 def demand_success(record: RunRecord) -> None:
-    """Raise unless a run was carried out: a refusal is a finding, a failed lab is none."""
+    """Raise unless a run was carried out: a refusal is a finding, a failed lab is none, and neither is a crash."""
     if record.status == "refused":
         raise VerdictFailed(f"{record.model.id} does not run on {record.device.id}", why=record.error)
     if record.status == "failed":
         raise Inconclusive(f"{record.model.id} could not be run on {record.device.id}", why=record.error)
+    from pytest_devicelab.verdicts.flaky import crashed_before
+
+    if said := crashed_before(record):
+        raise Flaky(
+            f"{record.model.id} on {record.device.id} crashed, and then ran",
+            why=said,
+            fix="see `attempts` in its record.json",
+        )
+
+
+def _records(store: SessionStore, verdict: Verdict) -> Iterator[RunRecord]:
+    """Return the runs a verdict rests on."""
+    for path in verdict.evidence:
+        parts = path.split("/")
+        if len(parts) == 3 and parts[0] == "runs" and (record := store.read_record(parts[1])) is not None:
+            yield record
 
 
 def _evidence(root: Path, verdict: Verdict) -> str:

@@ -15,6 +15,7 @@ import pytest
 from pytest_devicelab import fixtures, parametrize
 from pytest_devicelab.errors import (
     DevicelabError,
+    Flaky,
     Inconclusive,
     InfrastructureError,
     UserError,
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from pytest_devicelab.state import State
 
 SUITE = Path(__file__).with_name("suite.py")
-_INCONCLUSIVE = "inconclusive"
+_INCONCLUSIVE, _FLAKY = "inconclusive", "flaky"
+_SHOWN = {_INCONCLUSIVE: ("I", {"yellow": True}), _FLAKY: ("~", {"purple": True})}
 
 
 class _SuiteModule(pytest.Module):
@@ -140,17 +142,17 @@ def pytest_runtest_makereport(
     """Say in plain words what a verdict found, and keep `inconclusive` apart from `failed`."""
     report = yield
     error = call.excinfo.value if call.excinfo is not None else None
-    if isinstance(error, Inconclusive | InfrastructureError | UserError):
+    if isinstance(error, Inconclusive | Flaky | InfrastructureError | UserError):
         # An xfail mark expects a finding, and this is none.
         vars(report).pop("wasxfail", None)
         report.outcome = "failed"
-    if isinstance(error, Inconclusive | InfrastructureError):
+    if isinstance(error, Inconclusive | Flaky | InfrastructureError):
         # Plain data on the report survives the way from a worker. JUnit tells <error> from <failure> by the
         # phase alone, and a call that could not come to a verdict is an error.
-        vars(report)["devicelab"] = _INCONCLUSIVE
+        vars(report)["devicelab"] = _FLAKY if isinstance(error, Flaky) else _INCONCLUSIVE
         if report.when == "call":
             report.when = "setup"
-    if isinstance(error, Inconclusive | InfrastructureError | VerdictFailed | UserError):
+    if isinstance(error, Inconclusive | Flaky | InfrastructureError | VerdictFailed | UserError):
         from pytest_devicelab.report.phrases import visible
 
         # What, why and fix say it all: no traceback. What a device said in there must not steer the terminal.
@@ -161,10 +163,12 @@ def pytest_runtest_makereport(
 def pytest_report_teststatus(
     report: pytest.CollectReport | pytest.TestReport,
 ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
-    """Show an inconclusive test as such, not as an error of the test's code."""
-    if getattr(report, "devicelab", None) == _INCONCLUSIVE:
-        return _INCONCLUSIVE, "I", (_INCONCLUSIVE.upper(), {"yellow": True})
-    return None
+    """Show an inconclusive or flaky test as such, not as an error of the test's code."""
+    word = getattr(report, "devicelab", None)
+    if word not in _SHOWN:
+        return None
+    letter, colour = _SHOWN[word]
+    return word, letter, (word.upper(), colour)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -183,12 +187,13 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print inconclusive tests with their reasons, then the one-screen summary."""
+    """Print flaky and inconclusive tests with their reasons, then the one-screen summary."""
     state = config.stash.get(STATE, None)
-    for report in terminalreporter.getreports(_INCONCLUSIVE):
-        terminalreporter.write_sep("_", f"INCONCLUSIVE {report.nodeid}", yellow=True)
-        if config.option.tbstyle != "no":
-            terminalreporter.write_line(str(report.longrepr))
+    for word, (_, colour) in _SHOWN.items():
+        for report in terminalreporter.getreports(word):
+            terminalreporter.write_sep("_", f"{word.upper()} {report.nodeid}", **colour)
+            if config.option.tbstyle != "no":
+                terminalreporter.write_line(str(report.longrepr))
     if state is not None:
         state.summarize(terminalreporter)
 

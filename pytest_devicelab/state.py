@@ -35,6 +35,7 @@ _MARKUP: Mapping[Style, Mapping[str, bool]] = {
     "quiet": {"light": True},
     "pass": {"green": True, "bold": True},
     "fail": {"red": True, "bold": True},
+    "flaky": {"purple": True, "bold": True},
     "inconclusive": {"yellow": True, "bold": True},
 }
 
@@ -219,7 +220,8 @@ class State:
         """Stop showing progress and bring the lab down; on the controller write the report.
 
         Returns:
-            False when the report could not be written: a session without one is not green.
+            False when the report could not be written, or a verdict changed that pytest took for green the last time it
+            was given: neither is.
         """
         self._close_lab()
         if self._handoff is not None or self._store is None:
@@ -232,13 +234,15 @@ class State:
         try:
             end_start(self._store.root, self._store.attempt, datetime.now(UTC))
             found = assemble(self._store, selected, self._started, datetime.now(UTC), int(exit_status))
+            changed = found.outcome == "flaky" and not exit_status
+            found = replace(found, exit_status=1) if changed else found
             self._store.write_file("session.json", json.dumps(to_json(found), indent=1).encode())
             self._store.write_file("report.html", render_html(found).encode())
         except InfrastructureError as error:
             self._unreported = str(error)
             return False
         self._found = found
-        return True
+        return not changed
 
     def summarize(self, terminal: pytest.TerminalReporter) -> None:
         """Print the one-screen summary, or why there is none."""

@@ -192,7 +192,7 @@ class Lab:
         self._ban(device, found, cause)
         raise DeviceLost(
             f"device {device.id} ({device.serial}) does not answer",
-            why=f"{cause}\ntried: {', '.join(step.rung for step in found.steps)}",
+            why=f"{cause}; tried {', '.join(step.rung for step in found.steps)}",
             fix="check the cable or the network, and what `adb devices -l` says of it",
             recovery=found.steps,
         )

@@ -87,7 +87,7 @@ def _content(session: Session) -> dict[str, Any]:
         "letters": {found.model: class_letters(session, found.model) for found in session.comparisons},
         "alarms": sorted(
             (verdict for verdict in session.verdicts if verdict.verdict != "pass"),
-            key=lambda verdict: verdict.verdict != "fail",
+            key=lambda verdict: ("fail", "flaky", "inconclusive").index(verdict.verdict),
         ),
         "comparisons": session.comparisons,
         "uncompared": [model for model in models if model not in {c.model for c in session.comparisons}],

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pytest_devicelab.report import phrases
 
-Style = Literal["heading", "plain", "quiet", "pass", "fail", "inconclusive"]
+Style = Literal["heading", "plain", "quiet", "pass", "fail", "flaky", "inconclusive"]
 
 _SENTENCE = 5  # lines a single sentence may take
 

@@ -38,7 +38,7 @@ def headline(session: Session) -> str:
     """Say how much was judged, and how it came out: `4 models on 7 devices, 28 checks: 28 pass`."""
     outcomes = Counter(verdict.verdict for verdict in session.verdicts)
     split = ", ".join(
-        f"{outcomes[word]:,} {word}" for word in ("pass", "fail", "inconclusive") if outcomes[word]
+        f"{outcomes[word]:,} {word}" for word in ("pass", "fail", "flaky", "inconclusive") if outcomes[word]
     )
     seen = sum(device.status == "seen" for device in session.devices)
     unseen = len(session.devices) - seen

@@ -16,8 +16,10 @@ from pytest_devicelab.evidence.record import Purpose, RunRecord, Status, Transfe
 from pytest_devicelab.evidence.starts import Start, read_starts
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
+from pytest_devicelab.report.coverage import CoverageHole, find_holes
 from pytest_devicelab.report.findings import Fallback, Fusion, find_fallbacks, find_fusions
 from pytest_devicelab.verdicts.comparison import Comparison, Distance, Divergence, PairDiff
+from pytest_devicelab.verdicts.flaky import settle
 from pytest_devicelab.verdicts.ledger import Ledger
 from pytest_devicelab.verdicts.verdict import Outcome, Verdict
 
@@ -175,6 +177,7 @@ class Session:
     versions: Mapping[str, str] = field(hash=False)
     notes: tuple[str, ...]
     devices: tuple[DeviceEntry, ...]
+    coverage_holes: tuple[CoverageHole, ...]
     models: tuple[ModelEntry, ...]
     runs: tuple[RunEntry, ...]
     transfers: Transfers
@@ -208,8 +211,9 @@ def assemble(
     records = sorted(
         store.records(), key=lambda record: (*order.of(record.model.id, (record.device.id,)), record.id)
     )
+    given = [(each.verdict, each.nodeid) for each in store.judgements(Verdict)]
     judged = sorted(
-        store.verdicts(Verdict),
+        settle(given, store.verdicts(Verdict)),
         key=lambda pair: (*order.of(pair[0].model, pair[0].devices), pair[0].check, pair[1]),
     )
     verdicts = tuple(_verdict(verdict, nodeid) for verdict, nodeid in judged)
@@ -229,6 +233,7 @@ def assemble(
         versions=_versions(records),
         notes=matrix.notes,
         devices=devices,
+        coverage_holes=find_holes(_units(devices), records),
         models=tuple(_model(spec, matrix.path.parent, records) for spec in matrix.models),
         runs=tuple(_run(record) for record in records),
         transfers=_transfers(records),
@@ -259,9 +264,9 @@ def session_schema() -> dict[str, Any]:
 
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome | None:
-    """Return the outcome that decides: any fail, else any inconclusive, else pass; None for none."""
+    """Return the outcome that decides: any fail, else any flaky, any inconclusive, pass; None for none."""
     found = set(outcomes)
-    ranked: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
+    ranked: tuple[Outcome, ...] = ("fail", "flaky", "inconclusive", "pass")
     return next((outcome for outcome in ranked if outcome in found), None)
 
 
@@ -285,6 +290,13 @@ def _outcome(verdicts: list[Outcome], exit_status: int) -> Outcome:
         # other is a session that broke off, so nobody knows what was left unjudged.
         return "fail" if exit_status == 1 else "inconclusive"
     return decided
+
+
+def _units(devices: Iterable[DeviceEntry]) -> Mapping[str, list[str]]:
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for device in devices:
+        found[device.soc or device.chip].append(device.id)
+    return found
 
 
 def _device(spec: DeviceSpec, records: list[RunRecord]) -> DeviceEntry:

@@ -27,7 +27,8 @@ MAX_LINES = 48
 _DEVICES = 9  # rows of the table
 _COLUMN = 13  # the narrowest column that shows ` 99.26% B *!X` whole
 
-_LEGEND = "A B: identical bits  * declared fallback  ! undeclared  X fail  ? inconclusive"
+_LEGEND = "A B: identical bits  * declared fallback  ! undeclared  X fail  ~ flaky  ? inconclusive"
+_ALARMING: tuple[Style, ...] = ("fail", "flaky", "inconclusive")  # the most urgent first
 _PARTED = "Classes of identical bits, and the layer at which each parts from the first"
 
 
@@ -72,16 +73,29 @@ def _head(session: Session, width: int) -> Entry:
 
 
 def _alarms(session: Session, width: int) -> list[Entry]:
-    """Name the verdicts that are not green, failures first, by check and model; then who left a device bad."""
+    """Name the verdicts that are not green, holes and failures first; then who left a device bad."""
     groups: dict[tuple[str, str, str], list[VerdictEntry]] = {}
-    for verdict in sorted(session.verdicts, key=lambda verdict: verdict.verdict != "fail"):
+    for verdict in sorted(session.verdicts, key=lambda verdict: (*_ALARMING, "pass").index(verdict.verdict)):
         if verdict.verdict != "pass":
             groups.setdefault((verdict.verdict, verdict.check, verdict.model), []).append(verdict)
     left = [
         wrapped(f"LEFT {blame.device} not as it was found: {blame.by} ({blame.text})", width, "inconclusive")
         for blame in session.blames
     ]
-    return [*(_alarm(group, width) for group in groups.values()), *left]
+    return [*_holes(session, width), *(_alarm(group, width) for group in groups.values()), *left]
+
+
+def _holes(session: Session, width: int) -> list[Entry]:
+    """Name the chips nothing is known of because no healthy unit was left."""
+    return [
+        wrapped(
+            f"COVERAGE HOLE {hole.chip}: no healthy unit left of {', '.join(hole.devices)}, "
+            f"{phrases.count(hole.runs, 'run')} missing: {hole.reason}",
+            width,
+            "inconclusive",
+        )
+        for hole in session.coverage_holes
+    ]
 
 
 def _alarm(group: list[VerdictEntry], width: int) -> Entry:
@@ -99,7 +113,7 @@ def _table(session: Session, width: int) -> Entry:
     rows = _urgent_first(
         list(enumerate(session.devices)),
         _DEVICES,
-        lambda row: any(column.cells[row[0]].verdict in ("fail", "inconclusive") for column in every),
+        lambda row: any(column.cells[row[0]].verdict in _ALARMING for column in every),
     )
     prefix = _shared_prefix([column.model for column in every])
     titles = [f"accuracy of {prefix}*" if prefix else "accuracy", *["(simulated)"] * session.simulated]
@@ -108,7 +122,7 @@ def _table(session: Session, width: int) -> Entry:
     shown = _urgent_first(
         list(every),
         max(1, (width - label_width) // _COLUMN),
-        lambda column: column.verdict in ("fail", "inconclusive"),
+        lambda column: column.verdict in _ALARMING,
     )
     names = [phrases.visible(column.model[len(prefix) :]) for column in shown]
     widest = max(map(len, names), default=0) + 2
@@ -246,13 +260,13 @@ def _device(device: DeviceEntry) -> str:
 
 def _cell(cell: Cell) -> str:
     marks = "*" * bool(cell.expected) + "!" * bool(cell.unexpected)
-    verdict = {"fail": "X", "inconclusive": "?", "pass": "", None: ""}[cell.verdict]
+    verdict = {"fail": "X", "flaky": "~", "inconclusive": "?", "pass": "", None: ""}[cell.verdict]
     return " ".join(part for part in (cell.figure, cell.letter, marks + verdict) if part)
 
 
 def _row_style(cells: Sequence[Cell]) -> Style:
     verdicts = {cell.verdict for cell in cells}
-    return "fail" if "fail" in verdicts else "inconclusive" if "inconclusive" in verdicts else "plain"
+    return next((verdict for verdict in _ALARMING if verdict in verdicts), "plain")
 
 
 def _urgent_first(items: Sequence[T], room: int, urgent: Callable[[T], bool]) -> list[T]:

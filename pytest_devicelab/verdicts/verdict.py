@@ -1,4 +1,4 @@
-"""Verdict: pass, fail or inconclusive, with a reason and the evidence it rests on."""
+"""Verdict: pass, fail, flaky or inconclusive, with a reason and the evidence it rests on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Outcome = Literal["pass", "fail", "inconclusive"]
+Outcome = Literal["pass", "fail", "flaky", "inconclusive"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +15,8 @@ class Verdict:
 
     Attributes:
         check: `placement`, `determinism`, `accuracy`, `agreement`.
-        outcome: `inconclusive` when the evidence is missing or does not count; never green.
+        outcome: `inconclusive` when the evidence is missing or does not count; `flaky` when it came out differently
+            when it was tried again. Neither is green.
         reason: one or two sentences a person understands, with the figures.
         evidence: paths in the session folder the verdict rests on, such as `runs/<id>/record.json`.
         details: the figures behind the reason; plain JSON data.

@@ -62,11 +62,11 @@ def test_a_device_that_stays_away_is_quarantined_and_let_back(virtual_lab: Virtu
     virtual_lab.tell("pixel", "offline")
     try:
         with (
-            pytest.raises(DeviceLost, match="tried: reconnect, restart_transport, reboot") as first,
+            pytest.raises(DeviceLost, match="tried reconnect, restart_transport, reboot") as first,
             lab.lease(spec),
         ):
             pytest.fail("it is offline")
-        cause = first.value.why.splitlines()[0]
+        cause = first.value.why.partition("; tried")[0]
     finally:
         virtual_lab.tell("pixel", "online")
     started = time.monotonic()
