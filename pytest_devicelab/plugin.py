@@ -86,7 +86,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.pluginmanager.hasplugin("xdist"):
         from pytest_devicelab.xdist import XdistHooks
 
-        config.pluginmanager.register(XdistHooks(), "devicelab-xdist")
+        config.pluginmanager.register(XdistHooks(config.stash[STATE].durations()), "devicelab-xdist")
 
 
 @pytest.hookimpl(tryfirst=True)

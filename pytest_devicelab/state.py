@@ -17,6 +17,7 @@ import pytest
 from pytest_devicelab.errors import InfrastructureError
 
 if TYPE_CHECKING:
+    from pytest_devicelab.durations import Durations
     from pytest_devicelab.evidence.store import SessionStore
     from pytest_devicelab.lab.lab import LabAddress, LabServices
     from pytest_devicelab.lab.scratch import Scratch
@@ -167,6 +168,14 @@ class State:
             "servers": dict(self._address.servers),
         }
         return {"address": address, "store": str(self._store.root), "attempt": self._store.attempt}
+
+    def durations(self) -> Durations | None:
+        """Return where the controller keeps how long tests took; None in a worker, and where runs are taken over."""
+        from pytest_devicelab.durations import Durations
+
+        if self._handoff is not None or self._resume is not None:
+            return None
+        return Durations(self._reports / "cache" / "durations.json")
 
     def lab_session(self) -> LabSession:
         """Return the session's runs, as this process sees them."""

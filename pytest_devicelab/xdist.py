@@ -6,12 +6,14 @@ The lease of a device is what keeps two workers apart; the scheduler only makes 
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_devicelab.durations import Durations
 from pytest_devicelab.state import STATE
 
 if TYPE_CHECKING:
@@ -20,7 +22,25 @@ if TYPE_CHECKING:
 
 
 class XdistHooks:
-    """Hooks of pytest-xdist; registered only where it is installed and there is a matrix."""
+    """Hooks of pytest-xdist; registered only where it is installed and there is a matrix.
+
+    Args:
+        durations: how long tests took; None in a worker, and where a session goes on with another's runs.
+    """
+
+    def __init__(self, durations: Durations | None) -> None:
+        self._durations = durations
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note how long a test took in a worker."""
+        if self._durations is not None and hasattr(report, "node"):
+            self._durations.note(report.nodeid, report.duration)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Keep what was noted for the next session's scheduler."""
+        if self._durations is not None:
+            self._durations.save()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: WorkerController) -> None:
@@ -32,7 +52,11 @@ class XdistHooks:
         """Use our scheduler unless the user chose one of xdist's."""
         if config.getvalue("dist") != "load":
             return None
-        return DeviceScheduling(config, [spec.id for spec in config.stash[STATE].devices])
+        return DeviceScheduling(
+            config,
+            [spec.id for spec in config.stash[STATE].devices],
+            durations_s=self._durations.known if self._durations is not None else {},
+        )
 
 
 def device_of(nodeid: str, devices: Sequence[str]) -> str | None:
@@ -46,26 +70,44 @@ def device_of(nodeid: str, devices: Sequence[str]) -> str | None:
 
 
 class DeviceScheduling:
-    """Deals out tests device by device; tests of the whole fleet come last, when the runs they need are there.
+    """Deals out tests to workers so that every device is busy and the longest chain of tests ends first.
 
-    Implements xdist's `Scheduling` protocol. A worker always knows its next test (xdist runs a test only once
-    it knows the one after it, or that there is none), and a test whose worker crashed is not run again.
+    A device's longest test goes first. A worker stays with its device, unless one that nobody serves has so much left
+    that it would end last; a worker without one takes the device with the most left. Tests of the whole fleet come
+    last, when the runs they need are there.
+
+    Implements xdist's `Scheduling` protocol. A worker that has a test always knows the one after it (xdist runs a
+    test only then, or when it is told that there is none), and a test whose worker crashed is not run again.
 
     Args:
         config: pytest's.
         devices: ids of the selected devices.
+        units: how many tests a device takes at once, by id; one where not named.
+        durations_s: how long tests took before, by node id, in seconds. Others are taken for average.
     """
 
-    def __init__(self, config: pytest.Config, devices: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        devices: Sequence[str],
+        *,
+        units: Mapping[str, int] = MappingProxyType({}),
+        durations_s: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         self.config = config
         self._devices = devices
+        self._units = units
+        self._durations_s = durations_s
         self._expected = len(config.getvalue("tx"))
         self._collections: dict[WorkerController, list[str]] = {}
         self._running: dict[WorkerController, deque[int]] = {}
-        self._owner: dict[str, WorkerController] = {}
+        self._last: dict[WorkerController, str] = {}
         self._queues: dict[str, deque[int]] | None = None
+        self._left_s: dict[str, float] = {}
         self._fleet: deque[int] = deque()
         self._tests: list[str] = []
+        self._on: list[str | None] = []
+        self._cost_s: list[float] = []
 
     @property
     def nodes(self) -> list[WorkerController]:
@@ -108,27 +150,21 @@ class DeviceScheduling:
     def schedule(self) -> None:
         """Begin once all workers have collected; later calls serve a worker that took a crashed one's place."""
         if self._queues is None:
-            self._queues = {device: deque() for device in self._devices}
-            for index, nodeid in enumerate(self._tests):
-                device = device_of(nodeid, self._devices)
-                (self._queues[device] if device is not None else self._fleet).append(index)
+            self._queues = self._sort()
         # A first test for everybody before anybody gets a second: there may be few.
-        for ahead in (1, 2):
-            for node in self.nodes:
-                self._refill(node, ahead)
+        self._refill_all(1)
+        self._refill_all()
 
     def mark_test_complete(self, node: WorkerController, item_index: int, duration: float = 0) -> None:
-        """A worker finished a test: give it its next."""
+        """A worker finished a test: give it its next, and work to those who waited for its device."""
         self._running[node].remove(item_index)
         self._refill(node)
+        self._refill_all()
 
     def mark_test_pending(self, item: str) -> None:
         """Put a test back to be run again."""
-        index = self._tests.index(item)
-        device = device_of(item, self._devices)
-        (self._queues[device] if self._queues and device is not None else self._fleet).appendleft(index)
-        for node in self.nodes:
-            self._refill(node)
+        self._put_back(self._tests.index(item))
+        self._refill_all()
 
     def remove_pending_tests_from_node(self, node: WorkerController, indices: Sequence[int]) -> None:
         """A worker gave tests back unrun."""
@@ -138,39 +174,106 @@ class DeviceScheduling:
         """Forget a worker; return the test it crashed in, if any. What else it had goes back to the queues."""
         pending = self._running.pop(node)
         self._collections.pop(node, None)
-        for device in [device for device, owner in self._owner.items() if owner is node]:
-            del self._owner[device]
+        self._last.pop(node, None)
         if not pending:
             return None
         crashed = self._tests[pending.popleft()]
         for index in reversed(pending):
-            self.mark_test_pending(self._tests[index])
+            self._put_back(index)
+        self._refill_all()
         return crashed
+
+    def _sort(self) -> dict[str, deque[int]]:
+        """Note what is known of each test; return each device's, longest first."""
+        known = [self._durations_s[test] for test in self._tests if test in self._durations_s]
+        average_s = sum(known) / len(known) if known else 1.0
+        self._cost_s = [self._durations_s.get(test, average_s) for test in self._tests]
+        self._on = [device_of(test, self._devices) for test in self._tests]
+        queues: dict[str, deque[int]] = {device: deque() for device in self._devices}
+        self._left_s = dict.fromkeys(self._devices, 0.0)
+        for index in sorted(range(len(self._tests)), key=lambda index: -self._cost_s[index]):
+            device = self._on[index]
+            if device is None:
+                self._fleet.append(index)
+            else:
+                queues[device].append(index)
+                self._left_s[device] += self._cost_s[index]
+        return queues
+
+    def _put_back(self, index: int) -> None:
+        device = self._on[index]
+        if self._queues is None or device is None:
+            self._fleet.appendleft(index)
+        else:
+            self._queues[device].appendleft(index)
+            self._left_s[device] += self._cost_s[index]
 
     def _left(self) -> int:
         return sum(map(len, (self._queues or {}).values())) + len(self._fleet)
 
+    def _refill_all(self, ahead: int = 2) -> None:
+        # Who has begun nothing comes last: it can wait, while a worker without a second test does not begin its first.
+        for node in sorted(self.nodes, key=lambda node: not self._running[node]):
+            self._refill(node, ahead)
+
     def _refill(self, node: WorkerController, ahead: int = 2) -> None:
         """Give a worker tests until it knows the one after its current one, or that there is none."""
-        if node.shutting_down:
-            return
         pending = self._running[node]
-        while len(pending) < ahead:
+        while len(pending) < ahead and not node.shutting_down:
             index = self._next_for(node)
-            if index is None:
+            if index is not None:
+                pending.append(index)
+                node.send_runtest_some([index])
+            elif pending or not self._left():
                 node.shutdown()
-                return
-            pending.append(index)
-            node.send_runtest_some([index])
+            else:
+                return  # all devices with tests left are busy: this worker is called when one is not
 
     def _next_for(self, node: WorkerController) -> int | None:
-        """The next test of the worker's own device, else of a device nobody serves, else of the fleet."""
+        """Take the next test for a worker from the queues; None when it should wait, or is not needed any more."""
         queues = self._queues or {}
-        own = [device for device, owner in self._owner.items() if owner is node and queues[device]]
-        free = [device for device in self._devices if device not in self._owner and queues[device]]
-        shared = [device for device in self._devices if queues[device]]
-        if not own and free:
-            self._owner[free[0]] = node
-        for device in (*own, *free, *(() if self._fleet else shared)):
-            return queues[device].popleft()
-        return self._fleet.popleft() if self._fleet else None
+        waiting = [device for device in self._devices if queues[device]]
+        device = self._choose(node, waiting)
+        if device is None and waiting:
+            if not self._running[node] or self._can_spare(node, waiting):
+                return None
+            device = max(waiting, key=self._chain_s)
+        if device is None:
+            return self._fleet.popleft() if self._fleet else None
+        self._last[node] = device
+        index = queues[device].popleft()
+        self._left_s[device] -= self._cost_s[index]
+        return index
+
+    def _choose(self, node: WorkerController, waiting: Sequence[str]) -> str | None:
+        """The worker's own device or the one with the most left, of those with a unit that nobody else has or awaits."""
+        taken = self._taken(node)
+        free = [device for device in waiting if taken[device] < self._units.get(device, 1)]
+        if not free:
+            return None
+        own, longest = self._last.get(node), max(free, key=self._chain_s)
+        if own not in free:
+            return longest
+        alive = sum(not each.shutting_down for each in self._running)
+        fair_share_s = sum(self._left_s.values()) / alive
+        return longest if self._chain_s(longest) > max(self._chain_s(own), fair_share_s) else own
+
+    def _taken(self, node: WorkerController) -> Counter[str | None]:
+        """How many units of each device other workers have, or will have next."""
+        return Counter(
+            device
+            for other, pending in self._running.items()
+            if other is not node
+            for device in {self._on[index] for index in pending}
+        )
+
+    def _chain_s(self, device: str) -> float:
+        """The time a device still needs when all its units are busy, in seconds."""
+        return self._left_s[device] / self._units.get(device, 1)
+
+    def _can_spare(self, node: WorkerController, waiting: Sequence[str]) -> bool:
+        """Say whether the other workers can keep all units busy that have tests left, and the fleet's tests too."""
+        others = sum(not other.shutting_down for other in self._running if other is not node)
+        queues = self._queues or {}
+        needed = sum(min(self._units.get(device, 1), len(queues[device])) for device in waiting)
+        return others >= needed + len(self._fleet)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.plugin.projects import Project, cpu, npu
@@ -61,3 +63,12 @@ def test_without_xdist(project: Project) -> None:
     result = project.run("-p", "no:xdist", "-k", "placement")
     assert result.ret == pytest.ExitCode.OK
     result.assert_outcomes(passed=1)
+
+
+def test_how_long_tests_took_is_kept_for_the_next_session(project: Project) -> None:
+    project.write(cpu("one"))
+    assert project.run("-n", "2", "-k", "placement").ret == pytest.ExitCode.OK
+    kept = json.loads((project.pytester.path / "reports" / "cache" / "durations.json").read_text())
+    (nodeid,) = kept
+    assert nodeid.startswith("devicelab::test_placement[")
+    assert kept[nodeid] > 0

@@ -20,7 +20,7 @@ LAYERS = (
 )
 # The modules that know pytest, and the command line: they stand above all layers.
 PYTEST_EDGE = frozenset({"plugin", "parametrize", "fixtures", "hookspecs", "suite", "xdist", "state"})
-EDGE = PYTEST_EDGE | {"progress", "cli", "commands"}
+EDGE = PYTEST_EDGE | {"progress", "durations", "cli", "commands"}
 # Imported on first use only: each is slow to import, or need not be installed.
 ON_FIRST_USE = frozenset(
     {
