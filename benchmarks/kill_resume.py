@@ -29,6 +29,7 @@ from pytest_devicelab.lab.lease import standings
 _FIXTURES = Path(__file__).parents[1] / "fixtures" / "digits_cnn"
 _SESSION_TIMEOUT_S = 300.0
 _SETTLE_S = 20.0
+_UNOWNED_S = 10.0
 _MATRIX = f"""schema: devicelab.matrix/1
 devices:
 - {{id: s23, kind: virtual, soc: SM8550}}
@@ -177,6 +178,11 @@ class Bench:
             print("left:", command)
         self.tally.leaked_processes += len(left)
         self.tally.held_leases += sum(each.holding is not None for each in standings(self.leases))
+
+    def check_scratch(self) -> None:
+        """Count scratch folders left; a later session removes those of killed ones, empty ones after a while."""
+        time.sleep(_UNOWNED_S + 1)
+        self.undisturbed()
         # Not ours: pytest keeps folders of its own for three sessions, ONNX Runtime one file for its telemetry.
         names = [path.name for path in self.temporary.iterdir()]
         self.tally.scratch_left += sum(name != ".ses" and not name.startswith("pytest-of-") for name in names)
@@ -232,6 +238,7 @@ def survive(kills: int, seed: int, folder: Path) -> Tally:
             print(f"session {session} says otherwise: {set(said.items()) ^ set(expected.items())}")
         bench.check_left()
         print(f"  {sum(tally.kills.values())} kills, {tally}", flush=True)
+    bench.check_scratch()
     return tally
 
 

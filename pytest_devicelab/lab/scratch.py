@@ -7,18 +7,21 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
 _PREFIX = "dl-"
 _OWNER = ".owner"
+# A living owner locks its folder in the moment it makes it.
+_UNOWNED_S = 10.0
 
 
 class Scratch:
     """A folder with a short path, because those of Unix sockets below it are limited to 107 bytes.
 
     To make one removes those whose owner is dead. An owner is alive as long as it has its `.owner` file locked, which
-    the kernel knows; a folder without such a file is left alone.
+    the kernel knows; a folder without such a file is left alone, unless it is empty and not new.
     """
 
     def __init__(self) -> None:
@@ -48,7 +51,13 @@ def sweep_scratch(temporary: Path) -> None:
 
 def _sweep(folder: Path) -> None:
     owner = folder / _OWNER
-    descriptor = os.open(owner, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(owner, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        # Its owner was killed before it had it locked, or while it removed it: then there is nothing in it.
+        if time.time() - folder.stat().st_mtime > _UNOWNED_S:
+            folder.rmdir()
+        return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: it is alive
         _end_devices(folder / "v")

@@ -214,3 +214,14 @@ def test_weights_in_another_file_are_part_of_the_model(tmp_path: Path) -> None:
         shas.append((path.read_bytes(), model_sha256(path)))
     assert shas[0][0] == shas[1][0]
     assert shas[0][1] != shas[1][1]
+
+
+def test_an_empty_scratch_folder_goes_once_nobody_can_be_about_to_own_it(tmp_path: Path) -> None:
+    old, new, full = (tmp_path / f"dl-{name}" for name in ("old", "new", "full"))
+    for folder in (old, new, full):
+        folder.mkdir()
+    (full / "something").touch()
+    for folder in (old, full):
+        os.utime(folder, (0, 0))
+    sweep_scratch(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [full, new]
