@@ -17,7 +17,7 @@ Agreement = Literal["three_run", "bitwise"]
 LogLevel = Literal["off", "error", "warn", "info", "verbose"]
 ThermalStatus = Literal["none", "light", "moderate", "severe"]
 ProcessDomain = Literal["unsigned", "signed"]
-Phase = Literal["connect", "push", "run", "pull", "log"]
+Phase = Literal["connect", "push", "run", "pull", "log", "restore"]
 
 
 def _no_items() -> Mapping[str, str]:

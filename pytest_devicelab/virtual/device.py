@@ -36,6 +36,8 @@ _BANNER = ("ro.product.name", "ro.product.model", "ro.product.device")
 _ROOT_PROPERTY = "service.adb.root"
 _POWER_POLL_S = 0.25
 # A runner that is started, not a file that is named after one.
+# How the lab removes a run's folder, and puts a property back that it had set for the run.
+_RESTORE = re.compile(r"rm -rf /data/local/tmp/devicelab/runs/[^\s&;]+\Z|^back [a-z]", re.MULTILINE)
 _RUN = re.compile(r"(?:^|[:;&|]|\bexec)\s*(?:\S*/)?(?:qnn-net-run|ort-run)(?:\s|$)")
 
 _log = logging.getLogger(__name__)
@@ -280,12 +282,14 @@ class VirtualDevice:
 
 
 def _phase(name: str) -> Phase | None:
-    """Return what a host begins with a service of that name, as far as it tells: `run` or `log`."""
+    """Return what a host begins with a service of that name, as far as it tells: `run`, `log` or `restore`."""
     if not name.startswith(("shell", "exec")):
         return None
     if _RUN.search(name):
         return "run"
-    return "log" if "logcat" in name else None
+    if "logcat" in name:
+        return "log"
+    return "restore" if _RESTORE.search(name) else None
 
 
 def _plain(value: str) -> str:
