@@ -54,6 +54,10 @@ class InfrastructureError(DevicelabError):
     """The lab failed, not the model: a lost device, a full disk, a dead adb. Makes a run inconclusive."""
 
 
+class DeviceBusy(InfrastructureError):
+    """Somebody else held a device for longer than we would wait."""
+
+
 class DeviceLost(InfrastructureError):
     """The device cannot be reached, or went away while in use."""
 

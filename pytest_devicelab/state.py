@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -176,6 +177,15 @@ class State:
         if self._handoff is not None or self._resume is not None:
             return None
         return Durations(self._reports / "cache" / "durations.json")
+
+    def units(self) -> dict[str, int]:
+        """Return how many tests each device that is a pool takes at once, by id."""
+        lab, found = self.lab_session().lab, {}
+        for spec in self.devices:
+            # A pool of which nothing is attached is reported by the tests that ask for it.
+            with suppress(InfrastructureError):
+                found.update({spec.id: len(lab.units(spec))} if spec.pool else {})
+        return found
 
     def lab_session(self) -> LabSession:
         """Return the session's runs, as this process sees them."""

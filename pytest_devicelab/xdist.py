@@ -55,6 +55,7 @@ class XdistHooks:
         return DeviceScheduling(
             config,
             [spec.id for spec in config.stash[STATE].devices],
+            units=config.stash[STATE].units(),
             durations_s=self._durations.known if self._durations is not None else {},
         )
 

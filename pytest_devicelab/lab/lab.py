@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,7 +17,14 @@ from pytest_devicelab.devices.adb_server import AdbServer, connect_device, find_
 from pytest_devicelab.devices.adb_transport import AdbTransport, list_serials
 from pytest_devicelab.devices.slots import clear_leftovers
 from pytest_devicelab.devices.toggles import restore_toggles
-from pytest_devicelab.errors import AdbServerLost, DeviceLost, InfrastructureError, UserError
+from pytest_devicelab.errors import (
+    AdbServerLost,
+    DeviceBusy,
+    DeviceLost,
+    InfrastructureError,
+    Quarantined,
+    UserError,
+)
 from pytest_devicelab.lab.executor import LOCAL_KINDS, require_executor
 from pytest_devicelab.lab.lease import hold
 from pytest_devicelab.lab.quarantine import Quarantine
@@ -29,6 +37,9 @@ from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec
 # threads working for them, not to the whole process.
 _HELD: ContextVar[Mapping[tuple[str, int, str], AdbDevice]] = ContextVar("held", default={})  # noqa: B039  (a Mapping)
 
+# How long to wait for a device that others hold.
+_PATIENCE_S = 600.0
+_POLL_S = 0.05
 # An answer that took longer is told in the record of the run.
 _PROMPT_S = 1.0
 
@@ -39,7 +50,7 @@ class LabAddress:
 
     Attributes:
         host: address of the adb server of all devices that `servers` does not name; `port`: its port.
-        ports: loopback port of each virtual device, by device id.
+        ports: loopback port of each virtual device, by `DeviceSpec.unit_ids`.
         servers: address and port of the adb server of each device that is behind another one, by device id.
     """
 
@@ -66,7 +77,8 @@ class LabServices:
         refuse_unsupported(devices)
         namespace = namespace_wanted(os.environ)
         self._stack = ExitStack()
-        virtual = tuple(spec for spec in devices if spec.kind == "virtual")
+        owner = {unit: spec for spec in devices if spec.kind == "virtual" for unit in spec.unit_ids}
+        virtual = tuple(replace(spec, id=unit, units=1) for unit, spec in owner.items())
         try:
             adb = find_adb()
             servers, private = self._servers(matrix, devices, state / "adb", adb)
@@ -81,7 +93,7 @@ class LabServices:
                 for name, serial_port in ports.items():
                     # A device that does not answer is lost to whoever leases it; the others go on.
                     with suppress(InfrastructureError):
-                        connect_device(adb, *servers[name], f"127.0.0.1:{serial_port}")
+                        connect_device(adb, *servers[owner[name].id], f"127.0.0.1:{serial_port}")
 
             connect_all()
             if private is not None:
@@ -142,8 +154,12 @@ class Lab:
         self._quarantine = Quarantine()
 
     @contextmanager
-    def lease(self, spec: DeviceSpec) -> Iterator[AdbDevice]:
+    def lease(self, spec: DeviceSpec, *, unit: str = "") -> Iterator[AdbDevice]:
         """Hold a device for the duration of a block and hand out its handle.
+
+        Args:
+            spec: the device; of a pool, any unit that is free.
+            unit: serial of the unit it has to be, where that is one of the pool's; empty for any.
 
         Inside the block, and in threads started with a copy of its context, the device may be leased again, so that
         a test that holds a device can also use the fleet.
@@ -162,12 +178,77 @@ class Lab:
         if key in held:
             yield held[key]
             return
-        transport = self._transport(spec)
-        unit = self._unit(spec, transport.serial)
+        serials = self.units(spec)
+        with ExitStack() as stack:
+            device = self._take_any(spec, (unit,) if unit in serials else serials, stack)
+            token = _HELD.set({**held, key: device})
+            try:
+                yield device
+            finally:
+                _HELD.reset(token)
+
+    def units(self, spec: DeviceSpec) -> tuple[str, ...]:
+        """Return the serials of all devices that may stand for an entry of the matrix, in a fixed order.
+
+        Raises:
+            DeviceLost: no attached device is what a selector asks for.
+        """
+        if spec.kind == "virtual":
+            return tuple(f"127.0.0.1:{self._address.ports[unit]}" for unit in spec.unit_ids)
+        if spec.serial is not None:
+            return (spec.serial,)
+        if spec.kind == "adb":
+            return spec.serials or self._find(spec)
+        raise UserError(
+            f"{spec.source}: device {spec.id} cannot be held in a test's hands",
+            why=f"it is of kind {spec.kind}, which only takes whole runs",
+            fix="use `run_model` or `fleet`, or a device of kind virtual or adb",
+        )
+
+    def _take_any(self, spec: DeviceSpec, serials: tuple[str, ...], stack: ExitStack) -> AdbDevice:
+        """Hold the first unit that is free and answers until the stack is closed; wait while all are held."""
+        if len(serials) == 1:
+            return self._take(spec, serials[0], stack, timeout_s=_PATIENCE_S, waiting=self._waiting)
+        deadline, told = time.monotonic() + _PATIENCE_S, False
+        lost: dict[str, InfrastructureError] = {}
+        while True:
+            busy: dict[str, DeviceBusy] = {}
+            for serial in serials:
+                if serial in lost:
+                    continue
+                try:
+                    return self._take(spec, serial, stack, timeout_s=0.0, waiting=lambda reason: None)
+                except DeviceBusy as error:
+                    busy[serial] = error
+                except (Quarantined, DeviceLost) as error:
+                    lost[serial] = error  # its equals may be well
+            if not busy:
+                raise lost[serials[0]]
+            if not told:
+                reasons = "; ".join(error.why for error in busy.values())
+                self._waiting(f"no unit of {spec.id} is free: {reasons}")
+                told = True
+            if time.monotonic() >= deadline:
+                raise next(iter(busy.values()))
+            time.sleep(_POLL_S)
+
+    def _take(
+        self,
+        spec: DeviceSpec,
+        serial: str,
+        stack: ExitStack,
+        *,
+        timeout_s: float,
+        waiting: Callable[[str], None],
+    ) -> AdbDevice:
+        """Hold one unit until the stack is closed; one that does not answer is let go at once."""
+        unit = self._unit(spec, serial)
         self._quarantine.admit(unit, spec.id)
-        name = device_name(transport.serial, host)
-        with hold(name, self._holder, name=spec.id, waiting=self._waiting) as lease:
-            device = AdbDevice(spec, transport, require_held=lease.check)
+        name = device_name(serial, self._address.server(spec.id)[0])
+        with ExitStack() as ours:
+            held = hold(name, self._holder, name=spec.id, timeout_s=timeout_s, waiting=waiting)
+            lease = ours.enter_context(held)
+            device = AdbDevice(spec, self._at(serial, spec), require_held=lease.check)
             # Once more: whoever held it before us may have found out.
             ban = self._quarantine.admit(unit, spec.id)
             self._reach(device)
@@ -175,11 +256,8 @@ class Lab:
                 self._quarantine.lift(unit)
             restore_toggles(device)
             clear_leftovers(device)
-            token = _HELD.set({**held, key: device})
-            try:
-                yield device
-            finally:
-                _HELD.reset(token)
+            stack.push(ours.pop_all())
+        return device
 
     def _reach(self, device: AdbDevice) -> None:
         """Have a device answer, by the recovery ladder if need be; what it took is for the next record."""
@@ -219,33 +297,21 @@ class Lab:
         host, port = self._address.server(spec.id)
         return f"{serial} of {host}:{port}" if spec.kind == "virtual" else device_name(serial, host)
 
-    def _transport(self, spec: DeviceSpec) -> AdbTransport:
-        if spec.kind == "virtual":
-            serial = f"127.0.0.1:{self._address.ports[spec.id]}"
-        elif spec.serial is not None:
-            serial = spec.serial
-        elif spec.kind == "adb":
-            serial = self._find(spec)
-        else:
-            raise UserError(
-                f"{spec.source}: device {spec.id} cannot be held in a test's hands",
-                why=f"it is of kind {spec.kind}, which only takes whole runs",
-                fix="use `run_model` or `fleet`, or a device of kind virtual or adb",
-            )
-        return self._at(serial, spec)
-
     def _at(self, serial: str, spec: DeviceSpec) -> AdbTransport:
         host, port = self._address.server(spec.id)
         return AdbTransport(host=host, port=port, serial=serial, name=spec.id)
 
-    def _find(self, spec: DeviceSpec) -> str:
-        """Return the serial of the first attached device that has every property the selector asks for."""
+    def _find(self, spec: DeviceSpec) -> tuple[str, ...]:
+        """Return the serials of the attached devices that have every property the selector asks for."""
         serials = list_serials(*self._address.server(spec.id))
+        found = []
         for serial in serials:
             device = AdbDevice(spec, self._at(serial, spec))
             with suppress(InfrastructureError):  # a device that does not answer is not the one we look for
                 if all(device.getprop(name) == value for name, value in spec.selector.items()):
-                    return serial
+                    found.append(serial)
+        if found:
+            return tuple(found)
         wanted = ", ".join(f"{name}={value}" for name, value in spec.selector.items())
         raise DeviceLost(
             f"device {spec.id} is not attached",

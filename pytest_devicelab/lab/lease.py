@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_devicelab.errors import InfrastructureError, LeaseLost
+from pytest_devicelab.errors import DeviceBusy, InfrastructureError, LeaseLost
 from pytest_devicelab.lab.lease_desk import (
     RECORD_BYTES,
     Claim,
@@ -148,7 +148,7 @@ def hold(
         waiting: called once, with the reason, when the device is not free.
 
     Raises:
-        InfrastructureError: it was not free in time; says who held it.
+        DeviceBusy: it was not free in time; says who held it.
     """
     desk = Desk(folder or lease_folder(), device_key)
     claim = claim_of(device_key, name, holder, ttl_s)
@@ -179,7 +179,7 @@ def _wait(desk: Desk, claim: Claim, seat: Seat, timeout_s: float, waiting: Calla
             waiting(reason)
             told = True
         if time.monotonic() >= deadline:
-            raise InfrastructureError(
+            raise DeviceBusy(
                 f"device {desk.device} was not free within {timeout_s:g} s",
                 why=reason,
                 fix="let that session end or stop it, or say `devicelab lab release` if nobody needs it any more",

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from pytest_devicelab.errors import InfrastructureError, LeaseLost
+from filelock import FileLock, Timeout
+
+from pytest_devicelab.errors import DeviceBusy, InfrastructureError, LeaseLost
 from pytest_devicelab.evidence.record import RunRecord
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.attempts import run_on_device
 from pytest_devicelab.lab.lab import Lab
 from pytest_devicelab.lab.request import RunRequest, unreached
 from pytest_devicelab.matrix.specs import DeviceSpec
+
+# How long to wait for another unit that makes the very run.
+_PATIENCE_S = 600.0
 
 
 class LocalExecutor:
@@ -35,7 +41,14 @@ class LocalExecutor:
     def carry_out(self, spec: DeviceSpec, request: RunRequest) -> RunRecord:
         """Return the record of a run, which is on disk by then unless the device is somebody else's now."""
         try:
-            with self._lab.lease(spec) as device:
+            if spec.pool:
+                # Wait for one that another unit is making before a unit of ours is taken out of service for it.
+                with self._making(spec, request):
+                    pass
+                if (record := self._store.read_record(request.id)) is not None:
+                    return record
+            # Whoever makes a run has its unit already, so waiting with a unit in hand keeps nobody from ending.
+            with self._lab.lease(spec, unit=request.unit) as device, self._making(spec, request):
                 # Whoever held the device before may have made the very run that is asked for.
                 record = self._store.read_record(request.id)
                 if record is None:
@@ -57,6 +70,32 @@ class LocalExecutor:
                 if not isinstance(error, LeaseLost):
                     self._store.write_record(record)
             return record
+
+    @contextmanager
+    def _making(self, spec: DeviceSpec, request: RunRequest) -> Iterator[None]:
+        """Make a run of a pool in this block: two units must not make the same one at the same time.
+
+        Raises:
+            DeviceBusy: another unit did not end it in time.
+        """
+        if not spec.pool:  # its lease does it
+            yield
+            return
+        locks = self._store.root / "locks"
+        locks.mkdir(exist_ok=True)
+        lock = FileLock(locks / f"{request.id}.run.lock")
+        try:
+            lock.acquire(timeout=_PATIENCE_S)
+        except Timeout as error:
+            raise DeviceBusy(
+                f"device {spec.id}: another unit did not end run {request.id} within {_PATIENCE_S:g} s",
+                why="the process that makes it may be stopped",
+                fix="end that process, then run it again",
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def close(self) -> None:
         """Nothing is kept open between runs."""

@@ -31,6 +31,7 @@ class RunRequest:
         retries: how often it may be tried again when the lab fails.
         health: when the device is fit for it.
         fixed_performance: whether the device is to hold its clocks meanwhile, if it can.
+        unit: serial of the unit of a pool it has to be made on, where that is still there; empty for any.
         qairt_sdk: Qualcomm's SDK on this machine, for devices that have no runner of their own; None for none.
     """
 
@@ -43,6 +44,7 @@ class RunRequest:
     purpose: Purpose
     logging: LogProfile
     timeout_s: float
+    unit: str = ""
     qairt_sdk: Path | None = None
     retries: Retries = field(default_factory=Retries)
     health: HealthSpec = field(default_factory=HealthSpec)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -116,7 +116,9 @@ class LabSession:
     def repeat(self, spec: DeviceSpec, model: ModelSpec) -> RunRecord:
         """Return the record of a second, cold run on the first few inputs."""
         few = {name: array[:REPEAT_SAMPLES] for name, array in self.inputs(model).items()}
-        return self.run(spec, model, few, "repeat")
+        # Whether a device repeats its bits, only that very unit of a pool can say.
+        unit = self.evaluate(spec, model).device.serial if spec.pool else ""
+        return self.run(spec, model, few, "repeat", unit=unit)
 
     def run(
         self,
@@ -126,6 +128,7 @@ class LabSession:
         purpose: Purpose,
         *,
         path: Path | None = None,
+        unit: str = "",
     ) -> RunRecord:
         """Return the record of a model on a device, carrying the run out unless this session has it already.
 
@@ -135,8 +138,10 @@ class LabSession:
             inputs: arrays `[N, ...]` by input name.
             purpose: why it is run.
             path: a file made from the model, such as a tapped one; the model's own file where None.
+            unit: serial of the unit of a pool to make it on, where that is still there; empty for any.
         """
         request = make_request(self.matrix, spec, model, inputs, purpose, path or model.path)
+        request = replace(request, unit=unit)
         record = self._known_or_made(spec, request)
         if record.device.simulated:
             self._simulated.add(spec.id)

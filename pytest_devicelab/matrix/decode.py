@@ -51,6 +51,7 @@ def load_matrix(path: Path) -> MatrixSpec:
     device_items, model_items = _some(fields["devices"]), _some(fields["models"])
     ids = _check_unique(device_items, "id")
     _check_unique(device_items, "serial", lambda item, serial: device_name(serial, _host_of(item, lab)))
+    _check_serials(device_items, lab)
     for item in device_items:
         _check_group(item, lab)
     _check_unique(model_items, "id")
@@ -59,6 +60,7 @@ def load_matrix(path: Path) -> MatrixSpec:
     devices = tuple(spec for spec in decoded_devices if spec is not None)
     models = tuple(spec for spec in decoded_models if spec is not None)
     _check_runtimes(devices, models, issues)
+    _check_units(device_items, devices)
     sdk = fields["qairt_sdk"].text()
     issues.check()
     return MatrixSpec(
@@ -146,6 +148,33 @@ def _some(cursor: Cursor) -> tuple[Cursor, ...]:
     if isinstance(cursor.node, yaml.SequenceNode) and not items:
         cursor.fail("is empty, so nothing would be tested: add one")
     return items
+
+
+def _check_serials(items: Sequence[Cursor], lab: LabSpec) -> None:
+    """Note each of several serials that another device, or the same, has already."""
+    taken: dict[str, str] = {}
+    for item in items:
+        entries = item.entries()
+        single, several = entries.get("serial"), entries.get("serials")
+        for cursor in (*([single] if single else []), *(several.items() if several else [])):
+            text = cursor.text()
+            if text is None:
+                continue
+            found = device_name(text, _host_of(item, lab))
+            # Two of `serial` are noted already.
+            if found in taken and cursor is not single:
+                cursor.fail(f"duplicate serial {show(text)}: {taken[found]} has it")
+            taken.setdefault(found, cursor.path)
+
+
+def _check_units(items: Sequence[Cursor], devices: Sequence[DeviceSpec]) -> None:
+    """Note each device whose id is that of a unit of another."""
+    units = {name: spec.id for spec in devices for name in spec.unit_ids[1:]}
+    for item in items:
+        cursor = item.entries().get("id")
+        text = cursor.text() if cursor is not None else None
+        if cursor is not None and text in units:
+            cursor.fail(f"is what a unit of {units[text]} is called: choose another id")
 
 
 def _check_unique(

@@ -41,7 +41,9 @@ _ONLY_FOR: MappingProxyType[str, DeviceKind] = MappingProxyType(
         "properties": "virtual",
         "sdk": "virtual",
         "serial": "adb",
+        "serials": "adb",
         "selector": "adb",
+        "units": "virtual",
         "chipset": "aihub",
         "os": "aihub",
         "attributes": "aihub",
@@ -72,6 +74,8 @@ def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
     selector = _selector(fields["selector"], notes)
     engine = _engine(fields["engine"])
     name, serial = fields["name"].text(), fields["serial"].text(_SERIAL, "is not an adb serial")
+    serials = tuple(item.text(_SERIAL, "is not an adb serial") for item in fields["serials"].items())
+    units = fields["units"].integer(1, 64)
     runtime, sdk = fields["runtime"].word(runtime_names()), fields["sdk"].integer(21, 99)
     properties, runners = _properties(fields["properties"]), _runners(fields["runners"])
     domain = fields["process_domain"].word(PROCESS_DOMAINS)
@@ -96,6 +100,8 @@ def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
         soc=soc or soc_from_properties(selector),
         group=fields["group"].text(ID, ID_RULE),
         serial=serial,
+        serials=tuple(each for each in serials if each is not None),
+        units=units or 1,
         name=name,
         selector=MappingProxyType(selector),
         properties=MappingProxyType(properties),
@@ -145,12 +151,15 @@ def _check_kind(cursor: Cursor, kind: DeviceKind, fields: dict[str, Cursor]) -> 
             'which AI Hub device? Add name, such as name: "Samsung Galaxy S25", chipset, or attributes; '
             "`devicelab suggest --aihub=all` prints them"
         )
-    if kind == "adb" and not fields["serial"].present and not fields["selector"].present:
+    told = [key for key in ("serial", "serials", "selector") if fields[key].present]
+    if kind == "adb" and not told:
         cursor.fail(
             "which phone? Add serial (see `adb devices`), or selector, such as selector: {soc: SM8650}"
         )
-    if fields["serial"].present and fields["selector"].present:
-        fields["selector"].fail("serial already says which phone: keep one of the two")
+    if len(told) > 1:
+        fields[told[-1]].fail(f"{told[0]} already says which phone: keep one of the two")
+    if isinstance(fields["serials"].node, yaml.SequenceNode) and not fields["serials"].items():
+        fields["serials"].fail("is empty: name the phones that are equal")
 
 
 def _check_engine(fields: dict[str, Cursor], soc: Soc, engine: str | None) -> None:

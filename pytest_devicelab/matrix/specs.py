@@ -128,6 +128,8 @@ class DeviceSpec:
         soc: the chip, or None where the matrix leaves it for the device to say.
         group: which of the lab's groups it is in, whose adb server reaches it; None for the lab's own.
         serial: adb serial; None for a virtual device, whose serial is its loopback address.
+        serials: adb serials of phones that are equal, any of which stands for this entry.
+        units: how many equal devices a virtual entry stands for.
         selector: properties a phone must have to stand for this entry, when no serial is given.
         properties: Android properties a virtual device starts with, beyond those of its chip.
         engine: numerics engine of a virtual device: `htp`, `cpu`, or `package.module:callable`.
@@ -150,6 +152,8 @@ class DeviceSpec:
     soc: Soc | None = None
     group: str | None = None
     serial: str | None = None
+    serials: tuple[str, ...] = ()
+    units: int = 1
     name: str | None = None
     selector: Mapping[str, str] = field(default_factory=_no_items, hash=False)
     properties: Mapping[str, str] = field(default_factory=_no_items, hash=False)
@@ -171,6 +175,16 @@ class DeviceSpec:
     def may_reboot(self) -> bool:
         """Whether the lab may reboot it: a virtual device unless told not to, a phone only when told so."""
         return self.kind == "virtual" if self.reboot is None else self.reboot
+
+    @property
+    def pool(self) -> bool:
+        """Whether this entry may stand for several equal devices."""
+        return self.units > 1 or len(self.serials) > 1 or bool(self.selector)
+
+    @property
+    def unit_ids(self) -> tuple[str, ...]:
+        """What the virtual devices of this entry are called among themselves: `s24`, `s24.2`, `s24.3`."""
+        return (self.id, *(f"{self.id}.{number}" for number in range(2, self.units + 1)))
 
     @property
     def simulated(self) -> bool:

@@ -306,6 +306,26 @@ MISTAKES = {
         *(DEVICE, PHONE.replace("phone", "s24")),
         "6:36: devices[1].serial: duplicate serial '1234567890': devices[0].serial in line 5 has it",
     ),
+    "serials and serial": (
+        *('serial: "1234567890"', 'serial: "1", serials: ["2"]'),
+        "6:50: devices[1].serials: serial already says which phone: keep one of the two",
+    ),
+    "no serials": (
+        *('serial: "1234567890"', "serials: []"),
+        "6:37: devices[1].serials: is empty: name the phones that are equal",
+    ),
+    "the same serial twice": (
+        *('serial: "1234567890"', 'serials: ["1", "1"]'),
+        "6:43: devices[1].serials[1]: duplicate serial '1': devices[1].serials[0] has it",
+    ),
+    "the id of a unit": (
+        *("sdk: 33, properties: {ro.x: 1}}\n  - {id: phone", "units: 2}\n  - {id: s24.2"),
+        "6:10: devices[1].id: is what a unit of s24 is called: choose another id",
+    ),
+    "units of a phone": (
+        *('serial: "1234567890"', 'serial: "1", units: 2'),
+        "6:48: devices[1].units: is for devices of kind virtual, this one is adb: remove it",
+    ),
     "duplicate model": (
         *("models:\n", "models:\n  - {id: net, path: m.onnx, runtime: ort}\n"),
         "10:9: models[1].id: duplicate id 'net': models[0].id in line 9 has it",
