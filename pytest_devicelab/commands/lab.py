@@ -29,6 +29,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     release = actions.add_parser("release", help="take a device from whoever holds it")
     release.add_argument("device", metavar="DEVICE", help="its serial, or its id in the holder's matrix")
     release.set_defaults(run=run_release)
+    join = actions.add_parser("join", help="offer this host's devices to a Ray cluster")
+    join.add_argument("--address", required=True, metavar="HOST:PORT", help="head of the cluster")
+    join.add_argument("--devices", required=True, metavar="MATRIX.yaml", help="matrix of this host's devices")
+    join.add_argument(
+        "--cache", default="reports/cache", metavar="DIR", help="compiled models (reports/cache)"
+    )
+    join.set_defaults(run=run_join)
     unquarantine = actions.add_parser("unquarantine", help="let a device out of quarantine")
     unquarantine.add_argument("device", metavar="DEVICE", help="its serial, or its id in the matrix")
     unquarantine.set_defaults(run=run_unquarantine)
@@ -47,6 +54,36 @@ def run_status(options: argparse.Namespace) -> int:
         print("\n".join(line for each in found for line in describe(each)) or "nobody holds a device")
         for line in (line for ban in bans for line in describe_ban(ban, time.time())):
             print(line)
+    return 0
+
+
+def run_join(options: argparse.Namespace) -> int:
+    """Offer the devices of this host until a signal says to stop."""
+    import signal
+    import threading
+    from pathlib import Path
+
+    from pytest_devicelab.cluster.join import join
+    from pytest_devicelab.matrix.decode import load_matrix
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    matrix = load_matrix(Path(options.devices))
+
+    def ready(host: str, units: tuple[str, ...]) -> None:
+        print(f"lab host {show(host)} offers {len(units)} devices:", flush=True)
+        for unit in units:
+            print(f"  {show(unit)}", flush=True)
+
+    join(
+        matrix,
+        matrix.devices,
+        address=options.address,
+        cache=Path(options.cache).absolute(),
+        ready=ready,
+        stop=stop,
+    )
     return 0
 
 

@@ -23,6 +23,7 @@ from pytest_devicelab.matrix.suggest import did_you_mean, show
 SCHEMA = "devicelab.matrix/1"
 _HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}")
 _ADB_PORT = 5037
+_ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}:[0-9]{1,5}")
 
 
 def load_matrix(path: Path) -> MatrixSpec:
@@ -76,7 +77,7 @@ def load_matrix(path: Path) -> MatrixSpec:
 
 def _lab(cursor: Cursor) -> LabSpec:
     fields = cursor.fields(
-        optional=("adb", "groups", "run_timeout_s", "retries", "health", "fixed_performance")
+        optional=("adb", "groups", "run_timeout_s", "retries", "health", "fixed_performance", "cluster")
     )
     groups: dict[str, AdbServerSpec | None] = {}
     for name, group in fields["groups"].entries().items():
@@ -90,6 +91,7 @@ def _lab(cursor: Cursor) -> LabSpec:
         retries=_retries(fields["retries"]),
         health=decode_health(fields["health"]),
         fixed_performance=fields["fixed_performance"].word(("on", "off")) == "on",
+        cluster=fields["cluster"].text(_ADDRESS, "is not HOST:PORT"),
         run_timeout_s=timeout_s or LabSpec().run_timeout_s,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 
-BUILT_IN = ("virtual", "adb", "aihub")
+BUILT_IN = ("virtual", "adb", "aihub", "cluster")
 # Entry points of this group carry runs out: lab/executor.py.
 _GROUP = "devicelab.executors"
 

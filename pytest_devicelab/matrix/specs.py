@@ -88,6 +88,7 @@ class LabSpec:
         run_timeout_s: the deadline of one run on one device, in seconds.
         retries: how often runs may be tried again.
         health: when a device is fit to be used.
+        cluster: HOST:PORT of a Ray cluster's head, for devices of kind cluster.
         fixed_performance: whether devices are asked for Android's fixed-performance mode during a run.
     """
 
@@ -97,6 +98,7 @@ class LabSpec:
     retries: Retries = Retries()
     health: HealthSpec = HealthSpec()
     fixed_performance: bool = False
+    cluster: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

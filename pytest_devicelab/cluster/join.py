@@ -1,0 +1,133 @@
+"""Join a cluster as a lab host: bring this host's devices up, and offer each as a unit until told to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from pytest_devicelab.cluster.ray_edge import NAMESPACE, connect, require_ray
+from pytest_devicelab.cluster.unit import Unit, unit_name
+from pytest_devicelab.errors import InfrastructureError
+from pytest_devicelab.lab.lab import LabServices
+from pytest_devicelab.lab.scratch import Scratch
+from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec
+
+_NODE_TIMEOUT_S = 60.0
+_UNIT_TIMEOUT_S = 60.0
+
+
+def join(
+    matrix: MatrixSpec,
+    devices: tuple[DeviceSpec, ...],
+    *,
+    address: str,
+    cache: Path,
+    ready: Callable[[str, tuple[str, ...]], None],
+    stop: threading.Event,
+) -> None:
+    """Offer devices to a cluster until `stop` is set.
+
+    Args:
+        matrix: this host's own, with its adb server.
+        devices: those of its devices that are offered.
+        address: HOST:PORT of the cluster's head.
+        cache: folder for compiled models.
+        ready: called with the host's name in the cluster and the names of its units.
+        stop: ends it.
+
+    Raises:
+        UserError: Ray is not installed.
+        InfrastructureError: the cluster or the lab does not come up, or this host's node ended.
+    """
+    require_ray()
+    host = f"{os.uname().nodename}-{secrets.token_hex(2)}"
+    with ExitStack() as stack:
+        scratch = Scratch()
+        stack.callback(scratch.close)
+        services = stack.enter_context(LabServices(matrix, devices, scratch.path))
+        node = stack.enter_context(_node(address, host, devices, scratch.path / "ray.log"))
+        ray = connect(address)
+        stack.callback(ray.shutdown)
+        node_id = _wait_for_node(ray, host, node)
+        units = [
+            _offer(ray, node_id, host, spec, services, cache) for spec in devices
+        ]  # held on to: an actor ends when nobody does
+        ray.get([unit.alive.remote() for unit in units], timeout=_UNIT_TIMEOUT_S)
+        ready(host, tuple(unit_name(host, spec) for spec in devices))
+        while not stop.wait(0.5):
+            if node.poll() is not None:
+                raise InfrastructureError(
+                    f"lab host {host}: its Ray node ended",
+                    why=f"exit status {node.returncode}",
+                    fix="join again",
+                )
+
+
+@contextmanager
+def _node(
+    address: str, host: str, devices: tuple[DeviceSpec, ...], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a Ray node that advertises this host's devices by chip, for the duration of a block."""
+    chips = Counter(f"devicelab_{spec.soc.name if spec.soc else 'unknown'}" for spec in devices)
+    resources = {name.replace(" ", "_"): count for name, count in chips.items()} | {_mark(host): 1}
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}", "--block"]
+    command += [
+        "--num-cpus=0",
+        "--num-gpus=0",
+        "--disable-usage-stats",
+        f"--resources={json.dumps(resources)}",
+    ]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _mark(host: str) -> str:
+    return f"devicelab_host_{host}"
+
+
+def _wait_for_node(ray: Any, host: str, node: subprocess.Popen[bytes]) -> str:
+    deadline = time.monotonic() + _NODE_TIMEOUT_S
+    while time.monotonic() < deadline and node.poll() is None:
+        for each in ray.nodes():
+            if each["Alive"] and _mark(host) in each["Resources"]:
+                return str(each["NodeID"])
+        time.sleep(0.2)
+    raise InfrastructureError(
+        f"lab host {host}: its Ray node did not come up",
+        why="it ended" if node.poll() is not None else f"not within {_NODE_TIMEOUT_S:g} s",
+        fix="try `ray start --address=...` by hand; the versions of Ray and Python must be the head's",
+    )
+
+
+def _offer(ray: Any, node_id: str, host: str, spec: DeviceSpec, services: LabServices, cache: Path) -> Any:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    chip = f"devicelab_{spec.soc.name if spec.soc else 'unknown'}".replace(" ", "_")
+    actor = ray.remote(Unit).options(
+        name=unit_name(host, spec),
+        namespace=NAMESPACE,
+        num_cpus=0,
+        resources={chip: 1},
+        max_restarts=0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node_id, soft=False),
+    )
+    return actor.remote(spec, services.address, str(cache))
