@@ -381,7 +381,7 @@ MISTAKES = {
     ),
     "kind unknown": (
         *("kind: aihub", "kind: aihubb"),
-        "7:21: devices[2].kind: 'aihubb' is not one of virtual, adb, aihub (did you mean 'aihub'?)",
+        "7:21: devices[2].kind: 'aihubb' is not one of virtual, adb, aihub, cluster (did you mean 'aihub'?)",
     ),
     "runtime unknown": (
         *("    runtime: ort", "    runtime: qn"),
