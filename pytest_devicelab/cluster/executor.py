@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from pytest_devicelab.cluster.parcel import Parcel, unpack
-from pytest_devicelab.cluster.ray_edge import NAMESPACE, connect, require_ray
-from pytest_devicelab.cluster.unit import chip_of, host_of
+from pytest_devicelab.cluster.names import chip_of, host_of, make_of
+from pytest_devicelab.cluster.parcel import Parcel, read, unpack
+from pytest_devicelab.cluster.ray_edge import NAMESPACE, connect, require_ray, within
 from pytest_devicelab.errors import DeadlineExceeded, DeviceLost, InfrastructureError, UserError
 from pytest_devicelab.evidence.record import RunRecord
 from pytest_devicelab.lab.executor import ExecutorContext
@@ -18,6 +19,9 @@ from pytest_devicelab.lab.request import RunRequest, unreached
 from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.virtual.onnx_model import external_files, load_model
 
+# Failures of a device that is not there; see lab/retry.py.
+_GONE = frozenset({"lost", "quarantined", "adb"})
+_LIST_S = 20.0
 # Whoever has the unit before us may be at it for as long as a run of ours takes, and there may be several.
 _QUEUE = 5
 _MARGIN_S = 120.0
@@ -72,65 +76,99 @@ class ClusterExecutor:
                 return record
 
     def _send(self, spec: DeviceSpec, request: RunRequest) -> RunRecord:
-        ray = connect(self._address)
+        with self._guard:  # Ray cannot be connected from two threads at once
+            ray = connect(self._address)
         allowed_s = _QUEUE * request.timeout_s * (1 + request.retries.per_run) + _MARGIN_S
-        paths = [request.path]
-        if request.path.suffix == ".onnx":
-            paths += external_files(load_model(request.path), request.path)
-        files = {path.name: path.read_bytes() for path in paths}
+        files = _model_files(request.path)
         while True:
-            name, unit = self._take(ray, spec)
+            name, unit = self._take(ray, spec, request.unit)
             self._progress(f"device={spec.id} model={request.model.id} {request.purpose}: sent to {name}")
             try:
                 parcel: Parcel = ray.get(unit.run.remote(request, files, self._store.id), timeout=allowed_s)
-                return unpack(parcel, spec, self._store, run_id=request.id, host=host_of(name))
+                record = read(parcel, run_id=request.id, host=host_of(name))
             except ray.exceptions.GetTimeoutError:
                 raise DeadlineExceeded(
                     f"device {spec.id}: no answer from {name} within {allowed_s:g} s",
                     fix="see what that lab host does",
                 ) from None
-            except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError) as error:
-                with self._guard:
-                    self._lost[name] = str(error).splitlines()[0][:200]
-                self._progress(
-                    f"device={spec.id} model={request.model.id} lost {name}; looking for an equal unit"
-                )
             except ray.exceptions.RayTaskError as error:
                 raise InfrastructureError(
                     f"device {spec.id}: lab host {host_of(name)} could not carry the run out",
                     why=str(error.cause if error.cause is not None else error)[-500:],
                     fix="see that the lab host has the same version of pytest-devicelab",
                 ) from None
+            except ray.exceptions.RayError as error:  # its host died, or what it had made went with it
+                self._lose(name, str(error).splitlines()[0][:200])
+                continue
             finally:
                 with self._guard:
                     self._busy[name] -= 1
+            if _unit_gone(record):
+                self._lose(name, record.error.splitlines()[0][:200])
+                if self._equals(ray, spec):
+                    continue
+            return unpack(parcel, record, spec, self._store, unit=name)
 
-    def _take(self, ray: Any, spec: DeviceSpec) -> tuple[str, Any]:
-        """Return the unit of this chip that has least to do, and its name.
+    def _lose(self, name: str, why: str) -> None:
+        with self._guard:
+            self._lost[name] = why
+        self._progress(f"lost {name}; looking for an equal unit")
+
+    def _take(self, ray: Any, spec: DeviceSpec, wanted: str) -> tuple[str, Any]:
+        """Return the unit that is wanted, else the equal one that has least to do, and its name.
 
         Raises:
             DeviceLost: none is left; quotes those that were lost.
         """
-        wanted = spec.soc.name if spec.soc else None
-        names = [
-            str(each["name"])
-            for each in ray.util.list_named_actors(all_namespaces=True)
-            if each["namespace"] == NAMESPACE and chip_of(str(each["name"])) == wanted
-        ]
+        names = self._equals(ray, spec)
         with self._guard:
-            for name in sorted((name for name in names if name not in self._lost), key=self._load):
+            for name in sorted(names, key=lambda name: (name != wanted, self._busy[name], name)):
                 try:
                     unit = ray.get_actor(name, namespace=NAMESPACE)
                 except ValueError:
                     continue  # it ended meanwhile
                 self._busy[name] += 1
                 return name, unit
-            lost = "; ".join(f"{name}: {why}" for name, why in self._lost.items() if chip_of(name) == wanted)
+            chip = spec.soc.name if spec.soc else None
+            lost = "; ".join(f"{name}: {why}" for name, why in self._lost.items() if chip_of(name) == chip)
         raise DeviceLost(
-            f"device {spec.id}: no unit with chip {wanted} is in the cluster at {self._address}",
+            f"device {spec.id}: no unit with chip {chip} is in the cluster at {self._address}",
             why=f"lost: {lost}" if lost else "no lab host has joined with one",
             fix="say `devicelab lab join` on a host that has one",
         )
 
-    def _load(self, name: str) -> tuple[int, str]:
-        return self._busy[name], name
+    def _equals(self, ray: Any, spec: DeviceSpec) -> list[str]:
+        """Return the units that may stand for a device: of its chip, and all of one make, phones before simulators.
+
+        A unit that was lost still says which make is meant: a simulator never takes over from a phone.
+        """
+        chip = spec.soc.name if spec.soc else None
+        found = within(
+            _LIST_S,
+            lambda: [
+                str(each["name"])
+                for each in ray.util.list_named_actors(all_namespaces=True)
+                if each["namespace"] == NAMESPACE
+            ],
+            what=f"the Ray cluster at {self._address} does not say who is in it",
+        )
+        with self._guard:
+            lost = set(self._lost)
+        known = [name for name in {*found, *lost} if chip_of(name) == chip]
+        make = min((make_of(name) for name in known), default=None)
+        return [name for name in known if make_of(name) == make and name not in lost]
+
+
+def _unit_gone(record: RunRecord) -> bool:
+    """Say whether a run failed because its device is not there, which an equal one may make up for."""
+    if record.status != "failed":
+        return False
+    return not record.attempts or record.attempts[-1].failure in _GONE
+
+
+def _model_files(model: Path) -> dict[str, bytes]:
+    """Return a model's files by their path beside it: weights may lie in files of their own."""
+    folder = model.resolve().parent
+    weights = external_files(load_model(model), folder) if model.suffix == ".onnx" else ()
+    beside = {str(path.relative_to(folder)): path.read_bytes() for path in weights}
+    return {model.name: model.read_bytes(), **beside}

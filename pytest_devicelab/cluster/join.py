@@ -15,8 +15,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from pytest_devicelab.cluster.names import unit_name
 from pytest_devicelab.cluster.ray_edge import NAMESPACE, connect, require_ray
-from pytest_devicelab.cluster.unit import Unit, unit_name
+from pytest_devicelab.cluster.unit import Unit
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.lab.lab import LabServices
 from pytest_devicelab.lab.scratch import Scratch

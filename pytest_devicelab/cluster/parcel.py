@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pytest_devicelab.cluster.names import host_of
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence import codec
 from pytest_devicelab.evidence.record import RunRecord
@@ -53,16 +54,35 @@ def pack(record: RunRecord, store: SessionStore) -> Parcel:
     )
 
 
-def unpack(parcel: Parcel, spec: DeviceSpec, store: SessionStore, *, run_id: str, host: str) -> RunRecord:
-    """Write a run into the controller's store, and return its record, which is on disk by then.
+def read(parcel: Parcel, *, run_id: str, host: str) -> RunRecord:
+    """Return the record in a parcel.
 
     Raises:
-        InfrastructureError: what came is damaged, is another run, names a file elsewhere, or lacks an output.
+        InfrastructureError: it is damaged, or another run's.
     """
     record = codec.decode(RunRecord, codec.parse(parcel.record, file=host, schema=_SCHEMA), file=host)
     if record.id != run_id:
         raise codec.damaged(host, f"run {run_id} was asked for, {record.id[:80]!r} came", field="id")
-    folder = store.run_folder(run_id)
+    return record
+
+
+def unpack(
+    parcel: Parcel, record: RunRecord, spec: DeviceSpec, store: SessionStore, *, unit: str
+) -> RunRecord:
+    """Write a run into the controller's store, and return its record there, which is on disk by then.
+
+    Args:
+        parcel: what came.
+        record: the record in it.
+        spec: the device as the controller's matrix has it.
+        store: the controller's.
+        unit: name of the unit it came from; it takes the place of the serial, which only its host knows.
+
+    Raises:
+        InfrastructureError: a file is named elsewhere, or an output is damaged or missing.
+    """
+    host = host_of(unit)
+    folder = store.run_folder(record.id)
     for name, content in parcel.files.items():
         _write(folder, name, content, host)
     for sha256, content in parcel.arrays.items():
@@ -73,8 +93,17 @@ def unpack(parcel: Parcel, spec: DeviceSpec, store: SessionStore, *, run_id: str
     missing = [tensor.name for tensor in record.outputs if not store.has_array(tensor.sha256)]
     if missing:
         raise codec.damaged(host, f"outputs {missing} did not come along")
-    telemetry = {**record.telemetry, "cluster.host": host, "cluster.unit": record.device.id}
-    record = replace(record, session=store.id, device=replace(record.device, id=spec.id), telemetry=telemetry)
+    here = {
+        "cluster.host": host,
+        "cluster.unit": record.device.id,
+        "cluster.serial": record.device.serial,
+    }
+    record = replace(
+        record,
+        session=store.id,
+        device=replace(record.device, id=spec.id, kind=spec.kind, serial=unit),
+        telemetry={**record.telemetry, **here},
+    )
     store.write_record(record)
     return record
 

@@ -6,13 +6,18 @@ import importlib.util
 import logging
 import os
 import socket
-from typing import Any
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from pytest_devicelab.errors import InfrastructureError, UserError
 
 NAMESPACE = "devicelab"
 """Namespace of the units' actors in the cluster."""
 _ANSWERS_S = 5.0
+_ATTACH_S = 30.0
+
+T = TypeVar("T")
 
 
 def require_ray() -> None:
@@ -47,15 +52,18 @@ def connect(address: str) -> Any:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
+    def attach() -> None:
+        ray.init(
+            address=address,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+        )
+
     if not ray.is_initialized():
         try:
-            ray.init(
-                address=address,
-                namespace=NAMESPACE,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=False,
-            )
+            within(_ATTACH_S, attach, what=f"the Ray cluster at {address} does not take us in")
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise InfrastructureError(
                 f"this host is not part of the Ray cluster at {address}",
@@ -63,3 +71,30 @@ def connect(address: str) -> Any:
                 fix=f"run `ray start --address={address} --num-cpus=0` here first",
             ) from error
     return ray
+
+
+def within(limit_s: float, call: Callable[[], T], *, what: str) -> T:
+    """Return what a call of Ray's returns, which has no deadline of its own; a thread that hangs is left behind.
+
+    Raises:
+        InfrastructureError: it did not return in time; whatever the call itself raises.
+    """
+    returned: list[T] = []
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            returned.append(call())
+        except BaseException as error:  # carried over to whoever waits
+            raised.append(error)
+
+    thread = threading.Thread(target=work, daemon=True, name="devicelab-ray")
+    thread.start()
+    thread.join(limit_s)
+    if raised:
+        raise raised[0]
+    if not returned:
+        raise InfrastructureError(
+            what, why=f"no answer within {limit_s:g} s", fix="see `ray status` on its head"
+        )
+    return returned[0]

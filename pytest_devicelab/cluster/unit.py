@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_devicelab.cluster.parcel import Parcel, pack
+from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.lab import Lab, LabAddress
 from pytest_devicelab.lab.local import LocalExecutor
@@ -40,35 +41,23 @@ class Unit:
 
         Args:
             request: the run; its `path` is a name in `files`.
-            files: the model, and weights it keeps in files of their own.
+            files: the model, and weights it keeps in files of their own, by their path beside it.
             session: id of the controller's session.
         """
         with tempfile.TemporaryDirectory(prefix="dl-unit-") as folder:
             root = Path(folder)
             for name, content in files.items():
-                (root / Path(name).name).write_bytes(content)
+                place = (root / "model" / name).resolve()
+                if not place.is_relative_to(root.resolve() / "model"):
+                    raise InfrastructureError(f"a model file is named {name[:80]!r}", fix="see who sends it")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content)
             store = SessionStore.create(root / "reports", session)
             local = replace(
                 request,
-                path=root / Path(request.path).name,
+                path=root / "model" / request.path.name,
+                unit="",
                 qairt_sdk=find_sdk(None, os.environ) if self._spec.kind == "adb" else None,
             )
             executor = LocalExecutor(self._lab, store, cache=self._cache, progress=lambda text: None)
             return pack(executor.carry_out(self._spec, local), store)
-
-
-def unit_name(host: str, spec: DeviceSpec) -> str:
-    """Return the actor's name, which says all that a controller chooses by: host, chip, kind, engine, id."""
-    soc = spec.soc.name if spec.soc else ""
-    return "|".join(("unit", host, soc, spec.kind, spec.engine if spec.simulated else "", spec.id))
-
-
-def chip_of(name: str) -> str | None:
-    """Return the chip of a unit by its actor's name; None for an actor that is no unit."""
-    parts = name.split("|")
-    return parts[2] if len(parts) == 6 and parts[0] == "unit" else None
-
-
-def host_of(name: str) -> str:
-    """Return the lab host of a unit, by its actor's name."""
-    return name.split("|")[1]

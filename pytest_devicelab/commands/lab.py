@@ -64,6 +64,7 @@ def run_join(options: argparse.Namespace) -> int:
     from pathlib import Path
 
     from pytest_devicelab.cluster.join import join
+    from pytest_devicelab.lab.executor import LOCAL_KINDS
     from pytest_devicelab.matrix.decode import load_matrix
 
     stop = threading.Event()
@@ -78,7 +79,7 @@ def run_join(options: argparse.Namespace) -> int:
 
     join(
         matrix,
-        matrix.devices,
+        tuple(spec for spec in matrix.devices if spec.kind in LOCAL_KINDS),
         address=options.address,
         cache=Path(options.cache).absolute(),
         ready=ready,

@@ -117,7 +117,7 @@ class LabSession:
         """Return the record of a second, cold run on the first few inputs."""
         few = {name: array[:REPEAT_SAMPLES] for name, array in self.inputs(model).items()}
         # Whether a device repeats its bits, only that very unit of a pool can say.
-        unit = self.evaluate(spec, model).device.serial if spec.pool else ""
+        unit = self.evaluate(spec, model).device.serial if spec.pool or spec.kind == "cluster" else ""
         return self.run(spec, model, few, "repeat", unit=unit)
 
     def run(

@@ -144,6 +144,8 @@ def _check_kind(cursor: Cursor, kind: DeviceKind, fields: dict[str, Cursor]) -> 
             fields[key].fail("is for devices beside this host, this one is of kind aihub: remove it")
     if kind == "aihub" and fields["group"].present:
         fields["group"].fail("is for devices behind an adb server, this one is aihub: remove it")
+    if kind == "cluster" and not fields["soc"].present:
+        cursor.fail("a device of the cluster is asked for by its chip: add soc, such as soc: SM8650")
     if kind == "virtual" and not fields["soc"].present:
         cursor.fail("a virtual device needs the chip it stands for: add soc, such as soc: SM8650")
     if kind == "aihub" and not any(fields[key].present for key in ("name", "chipset", "attributes")):

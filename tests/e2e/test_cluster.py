@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -177,6 +178,37 @@ def test_what_cluster_devices_need_is_there() -> None:
     require_executor("cluster")
 
 
+def _pytest(matrix: MatrixSpec, folder: Path) -> tuple[int, dict[str, str]]:
+    """Run the standard suite on one device of the matrix; return pytest's exit status and the outcomes by check."""
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", f"--devices={matrix.path}"),
+            *("--devicelab-select", "id=any_g4", f"--devicelab-reports={folder / 'reports'}"),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    said = folder / "reports/latest/session.json"
+    assert said.is_file(), done.stdout + done.stderr
+    verdicts = json.loads(said.read_text())["verdicts"]
+    return done.returncode, {verdict["check"]: verdict["verdict"] for verdict in verdicts}
+
+
+def test_a_session_over_the_cluster(matrix: MatrixSpec, cluster: Cluster, tmp_path: Path) -> None:
+    status, outcomes = _pytest(matrix, tmp_path)
+    assert (outcomes["determinism"], outcomes["placement"]) == ("pass", "pass")
+    assert outcomes["accuracy"] == "inconclusive"  # this matrix names no float model
+    assert status == 1
+    paths = (tmp_path / "reports/latest/runs").glob("*/record.json")
+    records = [json.loads(path.read_text()) for path in paths]
+    assert {record["purpose"] for record in records} == {"evaluate", "repeat"}
+    assert len({record["device"]["serial"] for record in records}) == 1
+
+
 # Last: the hosts do not come back.
 def test_runs_of_a_lost_host_go_to_an_equal_unit_until_there_is_none(
     matrix: MatrixSpec, cluster: Cluster, tmp_path: Path
@@ -198,3 +230,6 @@ def test_runs_of_a_lost_host_go_to_an_equal_unit_until_there_is_none(
     hole = _run(matrix, "any_g4", tmp_path, "hole")
     assert hole.status == "failed"
     assert "no unit with chip Tensor G4" in hole.error
+    status, outcomes = _pytest(matrix, tmp_path)
+    assert set(outcomes.values()) == {"inconclusive"}
+    assert status == 1
