@@ -225,7 +225,8 @@ class LyingServer:
         connection, _ = self._listener.accept()
         with connection:
             connection.sendall(self._reply)
-            connection.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # who asked may have heard enough and gone
+                connection.shutdown(socket.SHUT_WR)
             with suppress(ConnectionResetError):
                 while connection.recv(4096):
                     pass

@@ -378,8 +378,9 @@ def test_a_run_beyond_its_deadline(
     assert record.status == "failed"
     assert ["no end after 0.5 s" in attempt.error for attempt in record.attempts] == [True, True]
     assert virtual_lab.device("pixel").getprop("debug.nn.vlog") == ""
-    time.sleep(0.2)
-    assert b"54321" not in virtual_lab.device("pixel").exec_out(["ps", "-ef"])
+    deadline = time.monotonic() + 10  # its end is on the way, on a busy machine for a while
+    while b"54321" in virtual_lab.device("pixel").exec_out(["ps", "-ef"]):
+        assert time.monotonic() < deadline
 
 
 def test_a_runner_that_fails_says_why(

@@ -83,7 +83,9 @@ def run_htp(job: EngineJob) -> EngineResult:
         raise _refusal(job, str(error), log) from error
     log = log_file.read_bytes()
     if computed is None:
-        raise _refusal(job, problem, log, code=_OP_REJECTED)
+        named = "; ".join(f"{op.op} {op.node}: {op.reason}" for op in refused_ops(log))
+        reason = f"not the whole graph runs on the NPU: {named or problem}"
+        raise _refusal(job, reason, log, code=_OP_REJECTED)
     _check(job, program, computed, log)
     profile_csv = profile.read_bytes() if profile and profile.exists() else b""
     return EngineResult(
