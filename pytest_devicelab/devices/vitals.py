@@ -27,8 +27,9 @@ _SKIN, _CHARGING, _FULL = 3, 2, 5
 _TIMEOUT_S = 20.0
 _PARTS = 6
 # One script, because a round trip takes longer than what it does. What a device lacks is an empty part. A runner that
-# is ours names one of our folders on its command line; anybody else's is left alone. The brackets keep the pattern from
-# finding this very script, and pidof, which looks at every process, is asked only where there is something to find.
+# is ours names one of our folders on its command line; anybody else's is left alone. This very script is on a command
+# line, too: the brackets keep the patterns from finding it, and the folder is nowhere spelled out. pidof, which looks
+# at every process, is asked only where there is something to find.
 _SCRIPT = f"""
 dumpsys battery 2>/dev/null; printf '\\0'
 dumpsys thermalservice 2>/dev/null; printf '\\0'
@@ -36,7 +37,7 @@ df -k /data/local/tmp 2>/dev/null; printf '\\0'
 date +%s 2>/dev/null; printf '\\0'
 dumpsys power 2>/dev/null | grep -m1 mWakefulness=; printf '\\0'
 grep -qs '[/]{DEVICE_ROOT[1:]}' /proc/[0-9]*/cmdline && for pid in $(pidof {" ".join(RUNNERS)} 2>/dev/null); do
-    grep -qs {DEVICE_ROOT} /proc/$pid/cmdline && echo "$pid"
+    grep -qs '[/]{DEVICE_ROOT[1:]}' /proc/$pid/cmdline && echo "$pid"
 done; printf '\\0'
 """
 

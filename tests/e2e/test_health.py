@@ -16,6 +16,7 @@ import pytest
 
 from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.adb_server import AdbServer
+from pytest_devicelab.devices.device import ShellResult
 from pytest_devicelab.devices.performance import fixed_performance
 from pytest_devicelab.devices.slots import DEVICE_ROOT
 from pytest_devicelab.devices.toggles import restore_toggles
@@ -179,6 +180,23 @@ def test_a_runner_left_over_is_ended_and_others_are_left_alone(ward: Ward) -> No
     finally:
         ward.device.script("kill -9 $(pidof executor_runner)")
         program.unlink()
+
+
+def test_processes_are_not_searched_where_no_runner_can_be(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[bytes] = []
+
+    def traced(self: AdbDevice, text: str, *, timeout_s: float = 30.0) -> ShellResult:
+        result = script(self, f"set -x\n{text}", timeout_s=timeout_s)
+        said.append(result.stderr)
+        return result
+
+    script = AdbDevice.script
+    monkeypatch.setattr(AdbDevice, "script", traced)
+    read_vitals(ward.device)
+    assert b"grep -qs" in said[0]
+    assert b"pidof" not in said[0]
 
 
 def test_fixed_performance_is_put_back_also_after_a_crash(ward: Ward) -> None:

@@ -120,3 +120,8 @@ def test_a_run_was_slowed_down_when_the_status_around_it_says_so() -> None:
     assert throttled(FIT, replace(FIT, thermal_status=1)) == ""
     assert "moderate, skin 44 °C" in throttled(FIT, replace(FIT, thermal_status=2, skin_c=44.0))
     assert "severe" in throttled(replace(FIT, thermal_status=3), FIT)
+
+
+def test_a_status_that_is_not_said_any_more_is_no_sign_of_a_cool_device() -> None:
+    assert "not after" in throttled(FIT, replace(FIT, thermal_status=None))
+    assert throttled(Vitals(), Vitals()) == ""
