@@ -44,6 +44,13 @@ def main(path: Path) -> None:
         "fallbacks"
     ]
     assert session["fusions"], "no fusion seen"
+    (network,) = session["networks"]
+    forms = {form["model"]: form for form in network["forms"]}
+    assert list(forms) == ["digits_cnn_int8", "digits_cnn_a16w8", "digits_cnn_litert"], list(forms)
+    assert (forms["digits_cnn_int8"]["on_npu"], forms["digits_cnn_litert"]["on_cpu"]) == (6, 7), forms
+    assert all(rival["different"] and not rival["top1_flips"] for rival in network["rivals"]), network[
+        "rivals"
+    ]
     print(
         f"demo: {len(session['verdicts'])} verdicts, all pass; {len(session['runs'])} runs; classes as expected"
     )

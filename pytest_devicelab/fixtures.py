@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_devicelab.evidence.record import RunRecord
     from pytest_devicelab.evidence.store import SessionStore
     from pytest_devicelab.lab.session import LabSession, Run
-    from pytest_devicelab.matrix.specs import DeviceSpec, ModelSpec
+    from pytest_devicelab.matrix.specs import DeviceSpec, ModelSpec, NetworkSpec
     from pytest_devicelab.runtimes.inputs import Arrays
     from pytest_devicelab.verdicts.comparison import Comparison
     from pytest_devicelab.verdicts.verdict import Verdict
@@ -48,6 +48,13 @@ def device_spec(request: pytest.FixtureRequest, lab_session: LabSession) -> Devi
 def model_spec(request: pytest.FixtureRequest, lab_session: LabSession) -> ModelSpec:
     """What the matrix says of the model under test."""
     spec: ModelSpec = request.param
+    return spec
+
+
+@pytest.fixture(scope="session")
+def network_spec(request: pytest.FixtureRequest, lab_session: LabSession) -> NetworkSpec:
+    """One network in all the forms that the matrix has of it."""
+    spec: NetworkSpec = request.param
     return spec
 
 

@@ -10,10 +10,10 @@ import pytest
 from pytest_devicelab.state import STATE
 
 if TYPE_CHECKING:
-    from pytest_devicelab.matrix.specs import DeviceSpec, ModelSpec
+    from pytest_devicelab.matrix.specs import DeviceSpec, ModelSpec, NetworkSpec
 
 # The public fixture, and the one beneath it that carries the parameter.
-_PARAMETERS = {"model": "model_spec", "device": "device_spec"}
+_PARAMETERS = {"model": "model_spec", "network": "network_spec", "device": "device_spec"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -21,8 +21,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     state = metafunc.config.stash.get(STATE, None)
     if state is None:
         return
-    specs: dict[str, Sequence[ModelSpec | DeviceSpec]] = {
+    specs: dict[str, Sequence[ModelSpec | NetworkSpec | DeviceSpec]] = {
         "model": state.matrix.models,
+        "network": state.matrix.networks,
         "device": state.devices,
     }
     for public, carrier in _PARAMETERS.items():

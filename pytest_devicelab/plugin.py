@@ -121,11 +121,12 @@ def pytest_collection_modifyitems(
 
     module = _SuiteModule.from_parent(session, path=SUITE, name="devicelab", nodeid="devicelab")
     module.obj = suite
-    alone = len(state.devices) < 2
-    # One device has nothing to agree with; a test of that would be inconclusive every time.
-    items.extend(
-        item for item in session.genitems(module) if not (alone and item.name.startswith("test_agreement"))
+    # One device has nothing to agree with, and one form of a network nothing to compare it with: tests of that
+    # would be inconclusive every time.
+    needless = ("test_agreement",) * (len(state.devices) < 2) + ("test_network",) * (
+        not state.matrix.networks
     )
+    items.extend(item for item in session.genitems(module) if not item.name.startswith(needless))
 
 
 def pytest_runtestloop(session: pytest.Session) -> None:

@@ -221,8 +221,10 @@ class State:
             parameters = getattr(getattr(item, "callspec", None), "params", {})
             # Which runs a test of the user's will ask for, nobody knows.
             if item.nodeid.startswith("devicelab::") and "device_spec" in parameters:
-                pair = (parameters["device_spec"], parameters["model_spec"])
-                wanted[pair] = wanted.get(pair, False) or item.name.startswith("test_determinism[")
+                network = parameters.get("network_spec")
+                for model in network.models if network else [parameters["model_spec"]]:
+                    pair = (parameters["device_spec"], model)
+                    wanted[pair] = wanted.get(pair, False) or item.name.startswith("test_determinism[")
         self._prefetch = self.lab_session().prefetch(wanted)
 
     def header(self) -> list[str]:

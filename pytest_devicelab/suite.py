@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_devicelab.fixtures import Fleet
     from pytest_devicelab.lab.session import LabSession
-    from pytest_devicelab.matrix.specs import DeviceSpec, ModelSpec
+    from pytest_devicelab.matrix.specs import DeviceSpec, ModelSpec, NetworkSpec
     from pytest_devicelab.verdicts.verdict import Verdict
 
 Conclude = Callable[["Verdict"], None]
@@ -51,3 +51,12 @@ def test_agreement(lab_session: LabSession, model_spec: ModelSpec, fleet: Fleet,
     from pytest_devicelab.audit.fleet import judge_fleet
 
     conclude(judge_fleet(lab_session, model_spec, fleet.records(model_spec)))
+
+
+def test_network(
+    lab_session: LabSession, network_spec: NetworkSpec, device_spec: DeviceSpec, conclude: Conclude
+) -> None:
+    """A network answers alike in every form that the matrix has of it: runtimes, backends, precisions."""
+    from pytest_devicelab.audit.network import judge_forms
+
+    conclude(judge_forms(lab_session, network_spec, device_spec))

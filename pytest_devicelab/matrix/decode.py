@@ -62,6 +62,7 @@ def load_matrix(path: Path) -> MatrixSpec:
     models = tuple(spec for spec in decoded_models if spec is not None)
     _check_runtimes(devices, models, issues)
     _check_units(device_items, devices)
+    _check_networks(model_items)
     sdk = fields["qairt_sdk"].text()
     issues.check()
     return MatrixSpec(
@@ -177,6 +178,23 @@ def _check_units(items: Sequence[Cursor], devices: Sequence[DeviceSpec]) -> None
         text = cursor.text() if cursor is not None else None
         if cursor is not None and text in units:
             cursor.fail(f"is what a unit of {units[text]} is called: choose another id")
+
+
+def _check_networks(items: Sequence[Cursor]) -> None:
+    """Note each network that one model alone names: it has nothing to be compared with, or is misspelled."""
+    named: dict[str, list[Cursor]] = {}
+    for item in items:
+        cursor = item.entries().get("network")
+        text = cursor.text() if cursor is not None else None
+        if cursor is not None and text is not None:
+            named.setdefault(text, []).append(cursor)
+    for text, cursors in named.items():
+        if len(cursors) == 1:
+            others = [other for other in named if other != text]
+            cursors[0].fail(
+                f"no other model is of network {show(text)}, so nothing would be compared: give a second one the same, "
+                f"or remove the key{did_you_mean(text, others)}"
+            )
 
 
 def _check_unique(

@@ -23,6 +23,7 @@ _OPERATOR = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,127}")
 _OPTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _OPTIONAL = (
     "variant",
+    "network",
     "reference",
     "inputs",
     "reference_inputs",
@@ -84,7 +85,7 @@ def decode_model(
         required=("id", "path"),
         optional=_OPTIONAL,
     )
-    model_id = fields["id"].text(ID, ID_RULE)
+    model_id, network = fields["id"].text(ID, ID_RULE), fields["network"].text(ID, ID_RULE)
     runtime = fields["runtime"].word(runtime_names())
     path = _model_file(fields["path"], folder, runtime)
     reference = _file(fields["reference"], folder, ".onnx")
@@ -101,6 +102,7 @@ def decode_model(
         path=path,
         source=cursor.source,
         variant=variant or "",
+        network=network or "",
         reference=reference,
         inputs=inputs,
         reference_inputs=reference_inputs,

@@ -239,12 +239,14 @@ class ModelSpec:
         labels: .npy of N integer class labels, or None.
         options: options of the QNN execution provider, such as `offload_graph_io_quantization`.
         samples: how many of the N samples to run, from the first; None for all.
+        network: what the model is one form of; models of one network are compared on each device. Empty for none.
     """
 
     id: str
     path: Path
     source: Source
     variant: str = ""
+    network: str = ""
     reference: Path | None = None
     inputs: Path | None = None
     reference_inputs: Path | None = None
@@ -254,6 +256,18 @@ class ModelSpec:
     expected_fallbacks: tuple[ExpectedFallback, ...] = ()
     gates: Gates = Gates()
     samples: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSpec:
+    """One network in several forms: other runtimes, backends or precisions of the same thing.
+
+    Attributes:
+        models: at least two, in the order of the matrix; the others are measured against the first.
+    """
+
+    id: str
+    models: tuple[ModelSpec, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,6 +315,15 @@ class MatrixSpec:
     logging: LogProfile = field(default_factory=lambda: log_profile("verbose"))
     qairt_sdk: Path | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def networks(self) -> tuple[NetworkSpec, ...]:
+        """The networks that models name, in the order of the matrix."""
+        members: dict[str, list[ModelSpec]] = {}
+        for model in self.models:
+            if model.network:
+                members.setdefault(model.network, []).append(model)
+        return tuple(NetworkSpec(id=name, models=tuple(models)) for name, models in members.items())
 
     def device(self, device_id: str) -> DeviceSpec:
         """Return the device of that id; KeyError when there is none."""

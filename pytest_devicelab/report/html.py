@@ -21,6 +21,7 @@ from pytest_devicelab.report.grid import (
     merge_fusions,
     percent,
 )
+from pytest_devicelab.report.networks import places
 from pytest_devicelab.report.session import Session
 
 # What a browser shows as text or offers to save. An .html or .svg a device left behind would run.
@@ -101,5 +102,6 @@ def _content(session: Session) -> dict[str, Any]:
         "divergence": phrases.divergence,
         "loss": phrases.loss,
         "distance": phrases.distance,
+        "form_places": places,
         "moved": phrases.moved(session),
     }

@@ -18,6 +18,7 @@ from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
 from pytest_devicelab.report.coverage import CoverageHole, find_holes
 from pytest_devicelab.report.findings import Fallback, Fusion, find_fallbacks, find_fusions
+from pytest_devicelab.report.networks import NetworkEntry, find_networks
 from pytest_devicelab.verdicts.comparison import Comparison, Distance, Divergence, PairDiff
 from pytest_devicelab.verdicts.flaky import settle
 from pytest_devicelab.verdicts.ledger import Ledger
@@ -53,10 +54,11 @@ class DeviceEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelEntry:
-    """One model of the matrix; `sha256` is of the file that ran, None when none did."""
+    """One model of the matrix; `sha256` is of the file that ran, None when none did. `network` is empty for none."""
 
     id: str
     variant: str
+    network: str
     runtime: str
     path: str
     reference: str | None
@@ -183,6 +185,7 @@ class Session:
     transfers: Transfers
     comparisons: tuple[ComparisonEntry, ...]
     attribution: tuple[AttributionEntry, ...]
+    networks: tuple[NetworkEntry, ...]
     verdicts: tuple[VerdictEntry, ...]
     fallbacks: tuple[Fallback, ...]
     fusions: tuple[Fusion, ...]
@@ -239,6 +242,7 @@ def assemble(
         transfers=_transfers(records),
         comparisons=tuple(_comparison(comparison) for comparison in compared),
         attribution=tuple(entry for comparison in compared for entry in _attribution(comparison)),
+        networks=find_networks((verdict for verdict, _ in judged), records),
         verdicts=verdicts,
         fallbacks=find_fallbacks(verdict for verdict, _ in judged),
         fusions=find_fusions(records),
@@ -323,6 +327,7 @@ def _model(spec: ModelSpec, base: Path, records: list[RunRecord]) -> ModelEntry:
     return ModelEntry(
         id=spec.id,
         variant=spec.variant,
+        network=spec.network,
         runtime=spec.runtime,
         path=_relative(spec.path, base),
         reference=_relative(spec.reference, base) if spec.reference else None,

@@ -53,11 +53,17 @@ def summarize(session: Session, width: int, *, folder: str | None = None) -> lis
     room -= len(fallbacks)
     losses = limited("What was lost, and to what", _losses(session, width), room // 3, "loss")
     room -= len(losses)
+    networks = limited("One network in several forms", _networks(session, width), room // 3, "network")
+    room -= len(networks)
     fused = _fusions(session, width)
     # Two lines say at least how many fusions there are.
     classes = limited(_PARTED, _classes(session, width), room - 2 * bool(fused), "comparison")
     fusions = limited(_fused_title(session), fused, room - len(classes), "model")
-    kept = [section for section in (head, alarms, table, losses, classes, fallbacks, fusions, end) if section]
+    kept = [
+        section
+        for section in (head, alarms, table, networks, losses, classes, fallbacks, fusions, end)
+        if section
+    ]
     spare = MAX_LINES - sum(map(len, kept))
     lines = list(kept[0])
     for number, section in enumerate(kept[1:]):
@@ -161,6 +167,14 @@ def _losses(session: Session, width: int) -> list[Entry]:
             entry += wrapped(f"  {found.signal.reason}", width, "inconclusive")
         entries.append(entry)
     return entries
+
+
+def _networks(session: Session, width: int) -> list[Entry]:
+    """Say what the forms of each network have to do with each other."""
+    return [
+        [line for sentence in found.answer for line in wrapped(sentence, width, "plain")]
+        for found in session.networks
+    ]
 
 
 def _classes(session: Session, width: int) -> list[Entry]:

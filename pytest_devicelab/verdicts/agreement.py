@@ -113,17 +113,23 @@ def _pair(
     lsb: float | None,
 ) -> PairDiff:
     left, right = _array_of(name, reference, arrays), _array_of(name, observed, arrays)
-    diff = diff_bitwise(left, right, lsb=lsb)
-    if diff:
+    pair = pair_of(reference[0], observed[0], left, right, lsb)
+    if not pair.bits_different:
         raise TensorMismatch(
             f"output {name} of {reference[0]} and {observed[0]} has different hashes and the same bits",
             why="the arrays at hand are not the ones that were hashed on the devices",
             fix="pull the outputs again",
             output=name,
         )
+    return pair
+
+
+def pair_of(reference: str, observed: str, left: Array, right: Array, lsb: float | None) -> PairDiff:
+    """Measure how far `right`, of `observed`, is from `left`, of `reference`: one shape, `[N, ...]`."""
+    diff = diff_bitwise(left, right, lsb=lsb)
     return PairDiff(
-        reference=reference[0],
-        observed=observed[0],
+        reference=reference,
+        observed=observed,
         elements=diff.elements,
         elements_different=diff.elements_different,
         bits_different=diff.bits_different,

@@ -24,6 +24,7 @@ POWER = 0.8
 DRAWS = 4000
 _CHUNK = 1 << 22  # random numbers held at once, so that many samples do not take much memory
 _ROUNDING = 1e-9
+_EXACT = 1000  # differing samples up to which the binomial is summed; beyond, floats could not hold its terms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +95,32 @@ def paired_share(wins: int, losses: int, samples: int, family: int) -> Estimate:
     return Estimate(
         value=(wins - losses) / samples, low=center - reach, high=center + reach, standard_error=error
     )
+
+
+def exact_sign_p(wins: int, losses: int) -> float:
+    """Say how likely so uneven a split of the samples two runs judge differently is if both are as often right.
+
+    Args:
+        wins: samples only the first run gets right.
+        losses: samples only the second does.
+
+    Returns:
+        The two-sided p value of McNemar's exact test: a binomial with probability one half; 1.0 when none differs.
+        Beyond 1,000 differing samples its normal approximation.
+
+    Source: Q. McNemar, Psychometrika 12 (1947), 153-157; exact form: A. Agresti, "Categorical Data Analysis".
+    """
+    differing = wins + losses
+    if differing > _EXACT:
+        return _normal_sign_p(wins, losses)
+    tail: int = sum(math.comb(differing, k) for k in range(min(wins, losses) + 1))
+    return float(min(1.0, 2 * tail / 2**differing))
+
+
+def _normal_sign_p(wins: int, losses: int) -> float:
+    """Return the same for many samples, by the normal approximation with continuity correction."""
+    distance = max(0.0, abs(wins - losses) - 1) / math.sqrt(wins + losses)
+    return 2 * NormalDist().cdf(-distance)
 
 
 def sign_flip_p(differences: Floats, rng: np.random.Generator, draws: int = DRAWS) -> float:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ from pytest_devicelab.verdicts.statistics import (
     ALPHA,
     Estimate,
     detectable,
+    exact_sign_p,
     holm,
     interval,
     paired_share,
@@ -182,3 +184,16 @@ def test_four_times_the_samples_halve_an_interval() -> None:
     assert samples_to_settle(found, 1.0, 100) == 400
     near = Estimate(value=0.99, low=0.0, high=2.0, standard_error=0.5)
     assert samples_to_settle(near, 1.0, 100) == math.ceil(100 * (1.01 / 0.25) ** 2)
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(0, 0), (1, 0), (3, 0), (5, 2), (2, 5), (8, 8), (12, 1)])
+def test_the_exact_test_counts_every_way_to_split(wins: int, losses: int) -> None:
+    ways = [sum(split) for split in itertools.product((0, 1), repeat=wins + losses)]
+    middle = (wins + losses) / 2
+    beyond = sum(abs(way - middle) >= abs(wins - middle) for way in ways)
+    assert exact_sign_p(wins, losses) == pytest.approx(beyond / len(ways))
+
+
+def test_the_approximation_goes_on_where_the_exact_test_ends() -> None:
+    assert exact_sign_p(540, 462) == pytest.approx(exact_sign_p(539, 461), rel=0.02)
+    assert exact_sign_p(600, 600) == 1.0

@@ -1,0 +1,351 @@
+"""Network: does one network answer alike in all the forms a matrix has of it, and if not, which form is worse?
+
+Other runtimes, backends and precisions are laid side by side on one device, as devices are for one model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_devicelab.evidence.record import RunRecord
+from pytest_devicelab.matrix.specs import ModelSpec
+from pytest_devicelab.tensors.classes import equivalence_classes
+from pytest_devicelab.tensors.metrics import is_classification, top_k
+from pytest_devicelab.verdicts.agreement import pair_of
+from pytest_devicelab.verdicts.comparison import PairDiff
+from pytest_devicelab.verdicts.evidence import evidence_of, finite, why_not_ok
+from pytest_devicelab.verdicts.statistics import exact_sign_p, paired_share
+from pytest_devicelab.verdicts.verdict import Outcome, Verdict
+
+Values = Mapping[str, npt.NDArray[np.floating]]
+Labels = npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """One form of the network, as it ran on the device.
+
+    Attributes:
+        outputs: real values by output name, each `[N, ...]`; empty when there are none.
+        lacking: why there are none, though the run is `ok`.
+        asked: digest of what it was asked: equal for the same samples, whatever their layout.
+        labels: class labels `[>= N]`, or None.
+        accuracy: its own accuracy verdict on this device; `placement`: the same.
+    """
+
+    model: ModelSpec
+    record: RunRecord
+    outputs: Values
+    asked: str
+    labels: Labels | None
+    accuracy: Verdict
+    placement: Verdict
+    lacking: str = ""
+
+    @property
+    def why_missing(self) -> str:
+        """Why it has nothing to compare; empty when it has."""
+        return why_not_ok(self.record) if self.record.status != "ok" else self.lacking
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contest:
+    """Top-1 accuracy of two forms on the same samples.
+
+    Attributes:
+        reference_only: samples that only the first gets right; `observed_only`: that only the second does.
+        loss: of the second against the first, as a share of 1, below 0 for a gain; `low` and `high` bound it with
+            95 % confidence over all pairs of the network (Agresti and Min, Bonferroni).
+        p_value: that both are as often right (McNemar's exact test).
+    """
+
+    reference: str
+    observed: str
+    samples: int
+    reference_only: int
+    observed_only: int
+    loss: float
+    low: float
+    high: float
+    p_value: float
+
+
+def same_names(first: Values, other: Values) -> Values | None:
+    """Return `other` with its outputs called as in `first`, or None when nobody can say which is which.
+
+    Exporters to other formats name outputs anew: the only one of each is the same one, whatever it is called.
+    """
+    if first.keys() == other.keys():
+        return other
+    if len(first) != 1 or len(other) != 1:
+        return None
+    return dict(zip(first, other.values(), strict=True))
+
+
+def judge_network(network: str, device: str, forms: Sequence[Form]) -> Verdict:
+    """Say whether a network gives the same answers on a device in every form.
+
+    The rule is that between devices: with `agreement: bitwise` for any of them the values must be the same to the bit;
+    with `three_run` they may differ where each form holds its own gates against its float model. Beyond that, no form
+    may be less accurate than another by more than `accuracy_drop` with 95 % confidence.
+
+    Args:
+        network: its name.
+        device: where all of them ran.
+        forms: in the order of the matrix; figures are against the first that ran.
+
+    Returns:
+        `fail` when something is known to be wrong, even if other evidence is missing; `inconclusive` when a form did
+        not run, was asked something else, or has no verdict of its own to rest on; else `pass`.
+    """
+    there = [form for form in forms if not form.why_missing]
+    gaps = [f"{form.model.id}: {form.why_missing}" for form in forms if form.why_missing]
+    named = _by_first_names(there, gaps)
+    gaps += _other_questions(there)
+    pairs, contests = _measure(named, there)
+    parted = any(pair.bits_different for found in pairs.values() for pair in found)
+    bitwise = any(form.model.gates.agreement == "bitwise" for form in forms)
+    # A difference between answers to different questions shows nothing.
+    comparable = not _other_questions(there)
+    wrong = _violations(there, contests, parted=parted, bitwise=bitwise) if comparable else []
+    if parted and not bitwise:
+        gaps += [
+            f"{form.model.id} has no accuracy verdict to rest on: {form.accuracy.reason}"
+            for form in there
+            if form.accuracy.outcome == "inconclusive"
+        ]
+    if len(named) < 2:
+        gaps.append("fewer than two forms have outputs to compare")
+    outcome: Outcome = "fail" if wrong else "inconclusive" if gaps else "pass"
+    reason = "; ".join([*wrong, *gaps, *_describe(pairs, contests)])
+    return Verdict(
+        check="network",
+        model=network,
+        devices=(device,),
+        outcome=outcome,
+        reason=reason,
+        evidence=evidence_of(*(form.record for form in forms)),
+        details={
+            "gate": "bitwise" if bitwise else "three_run",
+            "forms": [_figures(form) for form in forms],
+            "classes": [list(models) for models in _classes(named)],
+            "pairs": [
+                {"output": output, **_plain(asdict(pair))}
+                for output, found in pairs.items()
+                for pair in found
+            ],
+            "contests": [asdict(contest) for contest in contests],
+        },
+    )
+
+
+def _by_first_names(there: Sequence[Form], gaps: list[str]) -> dict[str, Values]:
+    """Return the outputs of each form under the names of the first; what cannot be laid beside it is a gap."""
+    found: dict[str, Values] = {}
+    for form in there:
+        outputs, problem = _fitting(there[0], form)
+        if problem:
+            gaps.append(problem)
+        else:
+            found[form.model.id] = outputs
+    return found
+
+
+def _fitting(first: Form, form: Form) -> tuple[Values, str]:
+    """Return the outputs of a form under the names of the first, or why they cannot be laid beside it."""
+    outputs = same_names(first.outputs, form.outputs)
+    if outputs is None:
+        return {}, (
+            f"{form.model.id} names its outputs {', '.join(sorted(form.outputs))}, {first.model.id} "
+            f"{', '.join(sorted(first.outputs))}: export them under the same names"
+        )
+    for name, array in outputs.items():
+        if array.shape != first.outputs[name].shape:
+            return {}, (
+                f"output {name} of {form.model.id} is {list(array.shape)}, of {first.model.id} "
+                f"{list(first.outputs[name].shape)}"
+            )
+        if array.size == 0:
+            return {}, f"output {name} of {form.model.id} holds no elements"
+    return outputs, ""
+
+
+def _other_questions(there: Sequence[Form]) -> list[str]:
+    """Name the forms that were not asked what the first was."""
+    gaps = []
+    for form in there[1:]:
+        first = there[0]
+        if form.asked != first.asked:
+            gaps.append(
+                f"{form.model.id} was not given the inputs of {first.model.id}: the same `inputs`, or the same "
+                "`reference_inputs`, make them comparable"
+            )
+        elif not _same_labels(form.labels, first.labels):
+            gaps.append(f"{form.model.id} has other labels than {first.model.id}")
+    return gaps
+
+
+def _same_labels(one: Labels | None, other: Labels | None) -> bool:
+    return one is None or other is None or bool(np.array_equal(one, other))
+
+
+def _measure(
+    named: Mapping[str, Values], there: Sequence[Form]
+) -> tuple[Mapping[str, tuple[PairDiff, ...]], tuple[Contest, ...]]:
+    """Measure each form against the first, output by output, and the accuracy of every two."""
+    if len(named) < 2:
+        return {}, ()
+    first, *others = named
+    steps = _steps(there)
+    pairs = {
+        name: tuple(
+            pair_of(first, other, array, named[other][name].astype(array.dtype), steps.get(name))
+            for other in others
+        )
+        for name, array in named[first].items()
+    }
+    labels = next((form.labels for form in there if form.labels is not None), None)
+    scored = next((name for name, array in named[first].items() if is_classification(array)), None)
+    if labels is None or scored is None or len(labels) < len(named[first][scored]):
+        return pairs, ()
+    right = {
+        model: top_k(outputs[scored], 1)[:, 0] == labels[: len(outputs[scored])]
+        for model, outputs in named.items()
+    }
+    family = math.comb(len(named), 2)
+    return pairs, tuple(_contest(one, other, right, family) for one, other in combinations(named, 2))
+
+
+def _steps(there: Sequence[Form]) -> dict[str, float]:
+    """Return the quantization step of each output: that of the first form that has one."""
+    found: dict[str, float] = {}
+    only = next(iter(there[0].outputs))
+    for form in there:
+        for tensor in form.record.outputs:
+            if tensor.quantization is not None:
+                found.setdefault(
+                    tensor.name if tensor.name in there[0].outputs else only, tensor.quantization.scale
+                )
+    return found
+
+
+def _contest(
+    reference: str, observed: str, right: Mapping[str, npt.NDArray[np.bool_]], family: int
+) -> Contest:
+    wins = int(np.count_nonzero(right[reference] & ~right[observed]))
+    losses = int(np.count_nonzero(right[observed] & ~right[reference]))
+    samples = len(right[reference])
+    share = paired_share(wins, losses, samples, family)
+    return Contest(
+        reference=reference,
+        observed=observed,
+        samples=samples,
+        reference_only=wins,
+        observed_only=losses,
+        loss=share.value,
+        low=share.low,
+        high=share.high,
+        p_value=exact_sign_p(wins, losses),
+    )
+
+
+def _violations(
+    there: Sequence[Form], contests: Sequence[Contest], *, parted: bool, bitwise: bool
+) -> list[str]:
+    if not parted:
+        return []  # forms that give the same wrong answers agree; that they are wrong is the accuracy check's to say
+    if bitwise:
+        return ["the gate is bitwise, and values differ"]
+    wrong = [
+        f"{form.model.id} fails its own accuracy check here"
+        for form in there
+        if form.accuracy.outcome == "fail"
+    ]
+    allowed = min(form.model.gates.accuracy_drop for form in there)
+    return [*wrong, *_outdone(contests, allowed)]
+
+
+def _outdone(contests: Sequence[Contest], allowed: float) -> list[str]:
+    """Name each form that is surely less accurate than another, with the one that shows it best."""
+    shown: dict[str, tuple[float, str]] = {}
+    for contest in contests:
+        better, worse, low = contest.reference, contest.observed, contest.low
+        if contest.loss < 0:
+            better, worse, low = worse, better, -contest.high
+        if low > max(allowed, shown.get(worse, (allowed, ""))[0]):
+            told = (
+                f"{worse} is less accurate than {better}: {abs(contest.loss):.2%} of the samples, at least {low:.2%} "
+                f"with 95 % confidence, where {allowed:.2%} are allowed"
+            )
+            shown[worse] = low, told
+    return [told for _, told in shown.values()]
+
+
+def _classes(named: Mapping[str, Values]) -> tuple[tuple[str, ...], ...]:
+    """Return the forms that give the same values to the bit in every output."""
+    if not named:
+        return ()
+    hashes = {
+        model: tuple(
+            hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() for array in outputs.values()
+        )
+        for model, outputs in named.items()
+    }
+    return equivalence_classes(hashes)
+
+
+def _describe(pairs: Mapping[str, Sequence[PairDiff]], contests: Sequence[Contest]) -> list[str]:
+    """Say of each form how far it is from the first."""
+    accuracy = {(each.reference, each.observed): each for each in contests}
+    told = []
+    for output, found in pairs.items():
+        for pair in found:
+            text = f"{pair.observed} against {pair.reference}: "
+            if pair.elements_different:
+                text += f"{pair.elements_different:,} of {pair.elements:,} values of {output} differ"
+                text += f", up to {pair.max_lsb:.3g} steps" if pair.max_lsb is not None else ""
+                text += f", {pair.top1_flips} top-1 flips" if pair.top1_flips is not None else ""
+            else:
+                text += f"the same values of {output}"
+            if (contest := accuracy.pop((pair.reference, pair.observed), None)) is not None:
+                text += f", accuracy {_points(-contest.loss)} points"
+                text += f" ({_points(-contest.high)} to {_points(-contest.low)}, p = {contest.p_value:.2g})"
+            told.append(text)
+    return told
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+z.2f}"
+
+
+def _figures(form: Form) -> dict[str, object]:
+    """Return what is to be known of one form, whatever became of it."""
+    details = form.accuracy.details
+    shares = form.placement.details.get("shares")
+    on_npu = shares.get("nodes") if isinstance(shares, Mapping) else None
+    return {
+        "model": form.model.id,
+        "variant": form.model.variant,
+        "runtime": form.record.runtime,
+        "backend": form.record.backend,
+        "run": form.record.id,
+        "status": form.record.status,
+        "missing": form.why_missing,
+        "placement": form.placement.outcome,
+        "npu_share": float(on_npu.get("htp", 0.0)) if isinstance(on_npu, Mapping) else None,
+        "accuracy": form.accuracy.outcome,
+        "top1": details.get("top1_device"),
+        "top1_float": details.get("top1_float"),
+        "sqnr_db": details.get("sqnr_device_db"),
+    }
+
+
+def _plain(data: Mapping[str, object]) -> dict[str, object]:
+    return {key: finite(value) if isinstance(value, float) else value for key, value in data.items()}
