@@ -127,7 +127,10 @@ def _dataclass(cls: type[T], data: object, at: str) -> T:
         if name not in data:
             raise _Mismatch(_join(at, name), "the field is missing")
         values[name] = _value(hint, data[name], _join(at, name))
-    return cls(**values)
+    try:
+        return cls(**values)
+    except ValueError as error:  # each field alone is fine, together they make no sense
+        raise _Mismatch(at, str(error)) from None
 
 
 def _value(hint: Any, data: Any, at: str) -> Any:

@@ -8,8 +8,9 @@ from types import MappingProxyType
 from typing import Literal
 
 from pytest_devicelab.evidence.events import Event
+from pytest_devicelab.evidence.measurements import Measurements
 
-Purpose = Literal["evaluate", "repeat", "taps"]
+Purpose = Literal["evaluate", "repeat", "taps", "measure"]
 Status = Literal["ok", "refused", "failed"]
 
 
@@ -203,6 +204,7 @@ class RunRecord:
         log_sources: for each log read, how many lines were seen: 0 lines is no evidence.
         unparsed_lines: how many of those lines could not be read; their text is kept in the files.
         capture: how those logs were taken.
+        measured: time, memory and energy, of a run that was made to measure them; None for every other.
         recovery: what was tried to get the device back, in order.
         files: evidence beside the record, name -> path relative to the record's folder; that of an earlier attempt
             is in the attempt.
@@ -227,6 +229,7 @@ class RunRecord:
     log_sources: Mapping[str, int] = field(default_factory=_nothing_counted, hash=False)
     unparsed_lines: Mapping[str, int] = field(default_factory=_nothing_counted, hash=False)
     capture: LogCapture = LogCapture()
+    measured: Measurements | None = None
     telemetry: Mapping[str, str] = field(default_factory=_nothing, hash=False)
     attempts: tuple[Attempt, ...] = ()
     recovery: tuple[RecoveryStep, ...] = ()

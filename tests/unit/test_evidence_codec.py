@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence import codec
+from pytest_devicelab.evidence.measurements import Figure, Latency
 from pytest_devicelab.evidence.record import RunRecord, TensorRecord
 from pytest_devicelab.verdicts.comparison import Comparison
 from pytest_devicelab.verdicts.verdict import Verdict
@@ -33,6 +34,26 @@ def test_a_record_comes_back_equal() -> None:
 @pytest.mark.parametrize("value", [comparison("digits_a16w8"), *verdicts("digits_ln_axis1")[:3]])
 def test_comparisons_and_verdicts_come_back_equal(value: Comparison | Verdict) -> None:
     assert codec.decode(type(value), json.loads(codec.dump(codec.encode(value))), file="f.json") == value
+
+
+_ABOVE_0 = st.floats(min_value=1e-6, max_value=1e12)
+_WORDS = st.text(min_size=1)
+st.register_type_strategy(
+    Figure, st.builds(Figure, why=_WORDS) | st.builds(Figure, value=_ABOVE_0, source=_WORDS, why=st.just(""))
+)
+st.register_type_strategy(
+    Latency,
+    st.builds(Latency, why=_WORDS)
+    | st.builds(
+        Latency,
+        inferences=st.integers(1, 10**6),
+        warm_up=st.integers(0, 10**6),
+        mean_us=_ABOVE_0,
+        p99_us=st.none() | _ABOVE_0,
+        source=_WORDS,
+        why=st.just(""),
+    ),
+)
 
 
 @settings(max_examples=60, deadline=None)
