@@ -53,7 +53,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the `lab` and `devices` of a matrix; an adb server that does not run has no devices and is not started."""
-    from pytest_devicelab.devices.adb_transport import AdbTransport, list_attached
+    from pytest_devicelab.devices.adb_stream import list_attached
+    from pytest_devicelab.devices.adb_transport import AdbTransport
     from pytest_devicelab.errors import DeviceLost, InfrastructureError
 
     if options.aihub:

@@ -9,158 +9,28 @@ Source: AOSP adb, SERVICES.TXT, SYNC.TXT, file_sync_protocol.h, shell_protocol.h
 
 from __future__ import annotations
 
-import re
 import secrets
-import socket
 import struct
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
+from pytest_devicelab.devices.adb_stream import Stream, open_server, too_late
 from pytest_devicelab.devices.device import ShellResult
 from pytest_devicelab.devices.transport import LONGEST_PULL_BYTES
-from pytest_devicelab.errors import (
-    AdbServerLost,
-    DeadlineExceeded,
-    DeviceLost,
-    InfrastructureError,
-    TransferError,
-)
+from pytest_devicelab.errors import DeviceLost, TransferError
 
 # The largest DATA packet a device must accept. Source: file_sync_protocol.h (SYNC_DATA_MAX).
 SYNC_CHUNK_BYTES = 64 * 1024
 # Packets are handed to the kernel sixteen at a time: a system call for each costs a fifth of a push's speed.
 _BATCH_PACKETS = 16
-# A command line is one message to the server, whose length is four hex digits.
-_LONGEST_SERVICE_BYTES = 0xFFFF
 # What a runner may print. A device that never stops must not fill the memory of the host.
 _LONGEST_OUTPUT_BYTES = 256 * 1024 * 1024
-# A server on this host or in the next rack answers at once; a host that is switched off never does.
-_SERVER_ANSWERS_S = 5.0
 _PUSHED_MODE = 0o100644
 _GOING_DOWN_S = 0.5
 _STDOUT, _STDERR, _EXIT = 1, 2, 3
-
-
-class _Stream:
-    """A connection to the adb server, or through it to one service of a device, with one deadline for all of it."""
-
-    def __init__(self, sock: socket.socket, *, deadline: float, what: str, timeout_s: float) -> None:
-        self._sock = sock
-        self._deadline = deadline
-        self._what = what
-        self._timeout_s = timeout_s
-
-    def _arm(self) -> None:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise _too_late(self._what, self._timeout_s)
-        self._sock.settimeout(left)
-
-    def send(self, data: bytes | memoryview) -> None:
-        self._arm()
-        try:
-            self._sock.sendall(data)
-        except TimeoutError:
-            raise _too_late(self._what, self._timeout_s) from None
-        except OSError as error:
-            raise self.lost(str(error)) from error
-
-    def read(self, size: int) -> bytes:
-        """Return exactly `size` bytes."""
-        buffer = bytearray(size)
-        self.read_into(memoryview(buffer))
-        return bytes(buffer)
-
-    def read_into(self, view: memoryview) -> None:
-        """Fill the view."""
-        filled = 0
-        while filled < len(view):
-            self._arm()
-            try:
-                # The adb server sends in small pieces and waits for each to be acknowledged, which the kernel would
-                # put off by 40 ms. Linux forgets the setting, so it is made again for every read.
-                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-                count = self._sock.recv_into(view[filled:])
-            except TimeoutError:
-                continue  # _arm raises once the deadline is really past
-            except OSError as error:
-                raise self.lost(str(error)) from error
-            if count == 0:
-                raise self.lost("the connection ended early")
-            filled += count
-
-    def command(self, service: str) -> None:
-        """Ask for a service and wait for the server's OKAY."""
-        # File names on a device are bytes; surrogates stand for those that are not UTF-8.
-        payload = service.encode("utf-8", "surrogateescape")
-        if b"\0" in payload or len(payload) > _LONGEST_SERVICE_BYTES:
-            raise InfrastructureError(
-                f"{self._what} cannot be sent",
-                why=f"{len(payload):,} bytes; adb takes {_LONGEST_SERVICE_BYTES:,} without a zero byte",
-                fix="push long input as a file",
-            )
-        self.send(b"%04x" % len(payload) + payload)
-        status = self.read(4)
-        if status == b"FAIL":
-            raise self.lost(self.sized_text())
-        if status != b"OKAY":
-            raise self.lost(f"the adb server answered {status!r}")
-
-    def sized_text(self) -> str:
-        """Return a text that the server sends with its length in four hex digits."""
-        digits = self.read(4)
-        if not re.fullmatch(rb"[0-9a-fA-F]{4}", digits):
-            raise self.lost(f"the adb server sent {digits!r} for a length")
-        return self.read(int(digits, 16)).decode("utf-8", "replace")
-
-    def lost(self, why: str) -> DeviceLost:
-        return DeviceLost(
-            f"{self._what} failed: the device went away",
-            why=why,
-            fix="check the cable or the network, and what `adb devices -l` says of it",
-        )
-
-
-@contextmanager
-def _open_server(host: str, port: int, what: str, timeout_s: float) -> Iterator[_Stream]:
-    deadline = time.monotonic() + timeout_s
-    try:
-        sock = socket.create_connection((host, port), timeout=min(timeout_s, _SERVER_ANSWERS_S))
-    except OSError as error:
-        raise AdbServerLost(
-            f"{what} failed: no adb server at {host}:{port}",
-            why=str(error),
-            fix="start it there with `adb start-server` (`adb -a` for other hosts to reach it), "
-            "or leave `lab: {adb: private}` in the matrix",
-        ) from error
-    with sock:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        yield _Stream(sock, deadline=deadline, what=what, timeout_s=timeout_s)
-
-
-def list_attached(host: str, port: int, *, timeout_s: float = 10.0) -> tuple[tuple[str, str], ...]:
-    """Return serial and state (`device`, `offline`, `unauthorized`, ...) of all devices an adb server knows, sorted.
-
-    Raises:
-        DeviceLost: there is no server.
-    """
-    with _open_server(host, port, "list of devices", timeout_s) as stream:
-        stream.command("host:devices")
-        rows = [line.split("\t", 1) for line in stream.sized_text().splitlines()]
-    return tuple(sorted((row[0], row[1]) for row in rows if len(row) == 2))
-
-
-def list_serials(host: str, port: int, *, timeout_s: float = 10.0) -> tuple[str, ...]:
-    """Return the serials of all devices that an adb server can use now, sorted.
-
-    Raises:
-        DeviceLost: there is no server.
-    """
-    attached = list_attached(host, port, timeout_s=timeout_s)
-    return tuple(serial for serial, state in attached if state == "device")
 
 
 class AdbTransport:
@@ -239,7 +109,7 @@ class AdbTransport:
             self._expect_pushed(stream, local, remote)
         return sent
 
-    def _expect_pushed(self, stream: _Stream, local: Path, remote: str) -> None:
+    def _expect_pushed(self, stream: Stream, local: Path, remote: str) -> None:
         status, length = struct.unpack("<4sI", stream.read(8))
         if status != b"OKAY":
             said = stream.read(min(length, 4096)) if status == b"FAIL" else status
@@ -305,7 +175,7 @@ class AdbTransport:
                     with suppress(DeviceLost):
                         self._ask(f"host:connect:{self._serial}", left)
             if time.monotonic() >= deadline:
-                raise _too_late(f"device {self._name} ({self._serial}): `echo`", timeout_s)
+                raise too_late(f"device {self._name} ({self._serial}): `echo`", timeout_s)
             time.sleep(0.1)
 
     def restart(self, *, timeout_s: float) -> None:
@@ -339,19 +209,24 @@ class AdbTransport:
 
         It says OKAY to `connect` even when that failed. Whether it did shows when the device is used.
         """
-        with _open_server(self._host, self._port, service.removeprefix("host:"), timeout_s) as stream:
+        with self._server(service.removeprefix("host:"), timeout_s) as stream:
             stream.command(service)
             stream.sized_text()
 
+    def _doing(self, doing: str) -> str:
+        return f"device {self._name} ({self._serial}): {doing}"
+
+    def _server(self, what: str, timeout_s: float) -> AbstractContextManager[Stream]:
+        return open_server(self._host, self._port, what, timeout_s)
+
     @contextmanager
-    def _open(self, doing: str, timeout_s: float) -> Iterator[_Stream]:
-        what = f"device {self._name} ({self._serial}): {doing}"
-        with _open_server(self._host, self._port, what, timeout_s) as stream:
+    def _open(self, doing: str, timeout_s: float) -> Iterator[Stream]:
+        with self._server(self._doing(doing), timeout_s) as stream:
             stream.command(f"host:transport:{self._serial}")
             yield stream
 
 
-def _send_file(stream: _Stream, file: FileIO) -> int:
+def _send_file(stream: Stream, file: FileIO) -> int:
     """Send the whole content as DATA packets; returns its size in bytes."""
     view = memoryview(bytearray(_BATCH_PACKETS * (8 + SYNC_CHUNK_BYTES)))
     sent = 0
@@ -372,15 +247,6 @@ def _send_file(stream: _Stream, file: FileIO) -> int:
 def _sync_packet(kind: bytes, text: str) -> bytes:
     payload = text.encode("utf-8", "surrogateescape")
     return struct.pack("<4sI", kind, len(payload)) + payload
-
-
-def _too_late(what: str, timeout_s: float) -> DeadlineExceeded:
-    return DeadlineExceeded(
-        f"{what} took longer than its deadline",
-        why=f"no end after {timeout_s:g} s; adb itself never times out",
-        fix="look at the device; raise lab.run_timeout_s in the matrix if the work is just long",
-        timeout_s=timeout_s,
-    )
 
 
 def _excerpt(command: str, limit: int = 60) -> str:

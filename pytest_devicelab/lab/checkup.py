@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from pytest_devicelab.devices.adb_server import adb_version, find_adb
-from pytest_devicelab.devices.adb_transport import list_attached
+from pytest_devicelab.devices.adb_stream import list_attached
 from pytest_devicelab.errors import DevicelabError, InfrastructureError, UserError
 from pytest_devicelab.lab.lease_seat import lease_folder
 from pytest_devicelab.lab.preflight import check_lab

@@ -14,7 +14,8 @@ from typing import Self
 
 from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.adb_server import AdbServer, connect_device, find_adb
-from pytest_devicelab.devices.adb_transport import AdbTransport, list_serials
+from pytest_devicelab.devices.adb_stream import list_serials
+from pytest_devicelab.devices.adb_transport import AdbTransport
 from pytest_devicelab.devices.slots import clear_leftovers
 from pytest_devicelab.devices.toggles import restore_toggles
 from pytest_devicelab.errors import (
@@ -299,7 +300,7 @@ class Lab:
 
     def _at(self, serial: str, spec: DeviceSpec) -> AdbTransport:
         host, port = self._address.server(spec.id)
-        return AdbTransport(host=host, port=port, serial=serial, name=spec.id)
+        return transport_of(spec)(host=host, port=port, serial=serial, name=spec.id)
 
     def _find(self, spec: DeviceSpec) -> tuple[str, ...]:
         """Return the serials of the attached devices that have every property the selector asks for."""
@@ -318,6 +319,21 @@ class Lab:
             why=f"none of {len(serials)} attached devices has {wanted}",
             fix="plug it in, accept the debugging prompt, and check `adb devices -l`",
         )
+
+
+def transport_of(spec: DeviceSpec) -> type[AdbTransport]:
+    """Return the transport a device is to be reached over; `UserError` when its package is not installed."""
+    if spec.transport == "adb":
+        return AdbTransport
+    try:
+        from pytest_devicelab.devices.ppadb_transport import PpadbTransport
+    except ImportError as error:
+        raise UserError(
+            f"device {spec.id} is to be reached over ppadb, which is not installed ({spec.source})",
+            why=str(error),
+            fix="pip install 'pytest-devicelab[ppadb]', or remove `transport: ppadb`",
+        ) from None
+    return PpadbTransport
 
 
 def namespace_wanted(environment: Mapping[str, str]) -> bool | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from pytest_devicelab.devices.adb_server import find_adb
 from pytest_devicelab.errors import ModelError, UserError
-from pytest_devicelab.lab.lab import namespace_wanted, refuse_unsupported
+from pytest_devicelab.lab.lab import namespace_wanted, refuse_unsupported, transport_of
 from pytest_devicelab.lab.session import read_labels
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
 from pytest_devicelab.runtimes.inputs import Arrays, load_inputs
@@ -34,6 +34,8 @@ def check_lab(matrix: MatrixSpec, devices: tuple[DeviceSpec, ...]) -> None:
     _attempt(problems, lambda: namespace_wanted(os.environ))
     _attempt(problems, lambda: refuse_unsupported(devices))
     _attempt(problems, lambda: _check_packages(matrix, devices))
+    if other := next((spec for spec in devices if spec.transport != "adb"), None):
+        _attempt(problems, lambda: transport_of(other))
     if any(spec.kind == "adb" for spec in devices):
         _attempt(problems, lambda: find_sdk(matrix.qairt_sdk, os.environ))
     for engine in sorted({spec.engine for spec in devices if spec.simulated} - {"htp", "cpu"}):

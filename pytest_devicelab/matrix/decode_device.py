@@ -14,11 +14,12 @@ from pytest_devicelab.matrix.faults import decode_fault
 from pytest_devicelab.matrix.kind_names import kind_names
 from pytest_devicelab.matrix.runtime_names import runtime_names
 from pytest_devicelab.matrix.soc import SIMULATED_HEXAGONS, Soc, find_soc, soc_from_properties
-from pytest_devicelab.matrix.specs import Compiler, DeviceKind, DeviceSpec, ProcessDomain
+from pytest_devicelab.matrix.specs import Compiler, DeviceKind, DeviceSpec, ProcessDomain, TransportName
 from pytest_devicelab.matrix.suggest import did_you_mean, show
 
 COMPILERS: tuple[Compiler, ...] = get_args(Compiler)
 PROCESS_DOMAINS: tuple[ProcessDomain, ...] = get_args(ProcessDomain)
+TRANSPORTS: tuple[TransportName, ...] = get_args(TransportName)
 ENGINES = ("htp", "cpu")
 
 ID = re.compile(r"[a-z0-9][a-z0-9_.]{0,63}")
@@ -55,7 +56,7 @@ _ONLY_FOR: MappingProxyType[str, DeviceKind] = MappingProxyType(
 _PROGRAM = re.compile(r"/[A-Za-z0-9_./+-]{1,255}")
 # What the lab may do to a device beside it to get it back.
 _RECOVERY = ("power_cycle", "reboot")
-_KEYS = ("soc", "name", "group", "runtime", "runners", *_RECOVERY, *_ONLY_FOR)
+_KEYS = ("soc", "name", "group", "runtime", "runners", "transport", *_RECOVERY, *_ONLY_FOR)
 _HUB = re.compile(r"[0-9]{1,3}(-[0-9]{1,3}(\.[0-9]{1,3})*)?")
 _HUB_RULE = 'is not the place of a USB hub as `uhubctl` prints it, such as "1-1.4"'
 
@@ -79,6 +80,7 @@ def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
     runtime, sdk = fields["runtime"].word(runtime_names()), fields["sdk"].integer(21, 99)
     properties, runners = _properties(fields["properties"]), _runners(fields["runners"])
     domain = fields["process_domain"].word(PROCESS_DOMAINS)
+    transport = fields["transport"].word(TRANSPORTS)
     power_cycle, may_reboot = _power_cycle(fields["power_cycle"]), fields["reboot"].word(("true", "false"))
     faults = tuple(fault for item in fields["faults"].items() if (fault := decode_fault(item)) is not None)
     chipset = fields["chipset"].text(_ATTRIBUTE, _ATTRIBUTE_RULE)
@@ -114,6 +116,7 @@ def decode_device(cursor: Cursor, notes: list[str]) -> DeviceSpec | None:
         attributes=attributes,
         compiler=compiler or "hub",
         timeout_s=timeout_s or 3600.0,
+        transport=transport or "adb",
         faults=faults,
         process_domain=domain or "unsigned",
         power_cycle=power_cycle,
@@ -142,6 +145,8 @@ def _check_kind(cursor: Cursor, kind: DeviceKind, fields: dict[str, Cursor]) -> 
     for key in _RECOVERY:
         if kind == "aihub" and fields[key].present:
             fields[key].fail("is for devices beside this host, this one is of kind aihub: remove it")
+    if kind not in ("virtual", "adb") and fields["transport"].present:
+        fields["transport"].fail(f"is for devices behind an adb server, this one is {kind}: remove it")
     if kind == "aihub" and fields["group"].present:
         fields["group"].fail("is for devices behind an adb server, this one is aihub: remove it")
     if kind == "cluster" and not fields["soc"].present:

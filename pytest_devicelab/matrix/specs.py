@@ -17,6 +17,7 @@ Agreement = Literal["three_run", "bitwise"]
 LogLevel = Literal["off", "error", "warn", "info", "verbose"]
 ThermalStatus = Literal["none", "light", "moderate", "severe"]
 ProcessDomain = Literal["unsigned", "signed"]
+TransportName = Literal["adb", "ppadb"]
 Phase = Literal["connect", "push", "run", "pull", "log", "restore"]
 
 
@@ -141,6 +142,7 @@ class DeviceSpec:
         name: of an AI Hub device, its name there; `chipset`, `hub_os` and `attributes`: what else it must be.
         compiler: who compiles for an AI Hub device: `hub` itself, or `ours` on this host.
         timeout_s: how long one run on an AI Hub device may take in all, its queues included.
+        transport: who speaks to the adb server: this project itself, or pure-python-adb.
         faults: trouble a virtual device starts with.
         process_domain: of the DSP's code; `signed` takes a skel the phone's vendor has signed.
         power_cycle: a command on this host, program and arguments, that takes the device's power away and gives it
@@ -168,6 +170,7 @@ class DeviceSpec:
     attributes: tuple[str, ...] = ()
     compiler: Compiler = "hub"
     timeout_s: float = 3600.0
+    transport: TransportName = "adb"
     faults: tuple[FaultSpec, ...] = ()
     process_domain: ProcessDomain = "unsigned"
     power_cycle: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ import adbutils
 import pytest
 
 from pytest_devicelab.devices.adb_server import AdbServer, adb_version, connect_device, find_adb
-from pytest_devicelab.devices.adb_transport import list_serials
+from pytest_devicelab.devices.adb_stream import list_serials
 from pytest_devicelab.errors import InfrastructureError, UserError
 from tests.e2e.virtual_lab import VirtualLab
 

@@ -1,33 +1,26 @@
 from __future__ import annotations
 
-import os
 import random
-import signal
-import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pytest_devicelab.devices.adb import AdbDevice
-from pytest_devicelab.devices.adb_transport import AdbTransport, list_serials
-from pytest_devicelab.devices.device import Device
+from pytest_devicelab.devices.adb_transport import AdbTransport
 from pytest_devicelab.devices.slots import DEVICE_ROOT, deploy_archive, deploy_file
 from pytest_devicelab.devices.toggles import restore_toggles, toggled
 from pytest_devicelab.errors import (
-    DeadlineExceeded,
     DeviceLost,
     InfrastructureError,
     TransferError,
 )
 from pytest_devicelab.matrix.specs import DeviceSpec, Source
 from pytest_devicelab.runtimes.inputs import pack_inputs
+from tests.e2e.hostile_names import HOSTILE
 from tests.e2e.virtual_lab import VirtualLab
 
 TMP = "/data/local/tmp"
@@ -51,254 +44,6 @@ def device(virtual_lab: VirtualLab, name: str) -> Iterator[AdbDevice]:
 
 def content(size: int) -> bytes:
     return random.Random(size).randbytes(size)
-
-
-# Shell
-
-
-def test_exit_status_and_both_outputs_come_apart(device: AdbDevice) -> None:
-    done = device.script("printf out; printf err >&2; exit 7")
-    assert (done.stdout, done.stderr, done.exit_code) == (b"out", b"err", 7)
-    assert device.script("kill -9 $$").exit_code == 137
-    assert device.script("exit 255").exit_code == 255
-    assert isinstance(device, Device)
-
-
-HOSTILE = [
-    "a b  c",
-    "",
-    "it's",
-    'say "hi"',
-    "; touch /tmp/devicelab-was-here",
-    "$(touch /tmp/devicelab-was-here)",
-    "`id`",
-    "${HOME}",
-    "a\nb\n\nc",
-    "*",
-    "~",
-    "-n",
-    "--",
-    "\\n\\",
-    "| & > < ( ) { } [ ] ! #",
-    "ключ 鍵 🔑",
-    "caf\udce9",  # a byte that is not UTF-8
-    "\t\r\x01\x7f",
-]
-
-
-@pytest.mark.parametrize("word", HOSTILE)
-def test_no_word_is_interpreted(virtual_lab: VirtualLab, word: str) -> None:
-    device = virtual_lab.device("pixel")
-    done = device.shell(["printf", "<%s>", word, word])
-    assert done.stdout == f"<{word}><{word}>".encode("utf-8", "surrogateescape")
-    assert done.stderr == b""
-
-
-def test_no_folder_name_is_interpreted(device: AdbDevice) -> None:
-    for number, word in enumerate(word for word in HOSTILE if word and "/" not in word):
-        folder = f"{DEVICE_ROOT}/folders/{number}/{word}"
-        device.exec_out(["mkdir", "-p", "--", folder])
-        assert device.shell(["touch", "here"], cwd=folder).exit_code == 0
-        assert device.shell(["test", "-e", f"{folder}/here"]).exit_code == 0
-
-
-def test_what_adb_cannot_carry_is_an_error_and_no_other_command(device: AdbDevice) -> None:
-    with pytest.raises(InfrastructureError, match="cannot be sent"):
-        device.shell(["echo", "x\0; echo y"])
-    with pytest.raises(InfrastructureError, match="push long input as a file"):
-        device.shell(["echo", "x" * 70_000])
-    assert device.shell(["echo", "x" * 60_000]).stdout == b"x" * 60_000 + b"\n"
-
-
-def test_a_missing_program_and_a_missing_folder(device: AdbDevice) -> None:
-    assert device.shell(["no-such-program"]).exit_code == 127
-    done = device.shell(["touch", "made"], cwd=f"{TMP}/nowhere")
-    assert done.exit_code != 0
-    with pytest.raises(InfrastructureError, match=r"`false` failed\n  why: exit status 1") as caught:
-        device.exec_out(["false"])
-    assert f"adb -s {device.identity().serial} shell false" in caught.value.fix
-
-
-def test_large_output_comes_whole(device: AdbDevice) -> None:
-    device.exec_out(["dd", "if=/dev/urandom", f"of={DEVICE_ROOT}/big", "bs=1M", "count=20"])
-    blob = device.exec_out(["cat", f"{DEVICE_ROOT}/big"])
-    assert len(blob) == 20 * MIB
-    assert device.script(f"cat {DEVICE_ROOT}/big >&2").stderr == blob
-
-
-# Deadlines and lost devices
-
-
-@pytest.mark.parametrize(
-    "command",
-    ["sleep 60", "while :; do echo drip; sleep 0.1; done", "while :; do echo drip >&2; sleep 0.1; done"],
-)
-def test_a_deadline_holds_however_a_command_drips(device: AdbDevice, command: str) -> None:
-    started = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match=r"no end after 0\.7 s") as caught:
-        device.script(command, timeout_s=0.7)
-    assert time.monotonic() - started < 2.5
-    assert caught.value.evidence == {"timeout_s": 0.7}
-    assert device.shell(["echo", "alive"]).stdout == b"alive\n"
-
-
-def test_a_device_that_goes_away_in_mid_command(virtual_lab: VirtualLab, name: str) -> None:
-    device = virtual_lab.device(name)
-    trouble = threading.Timer(0.4, virtual_lab.tell, (name, "drop"))
-    trouble.start()
-    started = time.monotonic()
-    with pytest.raises(DeviceLost, match="went away"):
-        device.script("echo begin; sleep 30; echo end", timeout_s=20)
-    assert time.monotonic() - started < 10
-    trouble.join()
-    device.reconnect()
-    assert device.shell(["echo", "back"]).stdout == b"back\n"
-
-
-def test_a_device_that_is_offline_and_comes_back(virtual_lab: VirtualLab) -> None:
-    device = virtual_lab.device("twin")
-    virtual_lab.tell("twin", "offline")
-    try:
-        started = time.monotonic()
-        with pytest.raises(DeviceLost):
-            device.reconnect(timeout_s=1)
-        assert time.monotonic() - started < 5
-    finally:
-        virtual_lab.tell("twin", "online")
-    device.reconnect()
-    assert device.identity().soc == "Tensor G4"
-
-
-def test_a_frozen_device_runs_into_our_deadline(virtual_lab: VirtualLab, tmp_path: Path) -> None:
-    device = virtual_lab.device("plain")
-    (tmp_path / "blob").write_bytes(content(8 * MIB))
-    process = virtual_lab.farms["plain"].pid
-    os.kill(process, signal.SIGSTOP)
-    try:
-        with pytest.raises(DeadlineExceeded):
-            device.shell(["true"], timeout_s=0.5)
-        with pytest.raises(DeadlineExceeded):
-            device.push(tmp_path / "blob", f"{TMP}/blob", timeout_s=0.5)
-        with pytest.raises(DeadlineExceeded):
-            device.pull(f"{TMP}/x", tmp_path / "x", timeout_s=0.5)
-        with pytest.raises(DeadlineExceeded):
-            device.reconnect(timeout_s=0.5)
-    finally:
-        os.kill(process, signal.SIGCONT)
-    device.reconnect()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["blob"]
-
-
-def test_no_server_is_a_lost_device_and_none_is_started(virtual_lab: VirtualLab) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    transport = AdbTransport(host="127.0.0.1", port=port, serial="x", name="s24")
-    with pytest.raises(DeviceLost, match=f"no adb server at 127.0.0.1:{port}"):
-        transport.shell("true", timeout_s=5)
-    with pytest.raises(DeviceLost, match=f"no adb server at 127.0.0.1:{port}"):
-        list_serials("127.0.0.1", port)
-    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        pass
-    serials = list_serials(virtual_lab.server.host, virtual_lab.server.port)
-    assert virtual_lab.serial("s24") in serials
-    assert list(serials) == sorted(serials)
-
-
-def test_an_unknown_serial_is_a_lost_device(virtual_lab: VirtualLab) -> None:
-    server = virtual_lab.server
-    transport = AdbTransport(host=server.host, port=server.port, serial="nobody", name="s24")
-    with pytest.raises(DeviceLost, match="device 'nobody' not found"):
-        transport.shell("true", timeout_s=5)
-
-
-class LyingServer:
-    """Something on a port that is no adb server."""
-
-    def __init__(self, reply: bytes) -> None:
-        self._reply = reply
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        connection, _ = self._listener.accept()
-        with connection:
-            connection.sendall(self._reply)
-            with suppress(OSError):  # who asked may have heard enough and gone
-                connection.shutdown(socket.SHUT_WR)
-            with suppress(ConnectionResetError):
-                while connection.recv(4096):
-                    pass
-
-    def close(self) -> None:
-        self._thread.join()
-        self._listener.close()
-
-
-@pytest.mark.parametrize(
-    ("reply", "error", "says"),
-    [
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", DeviceLost, r"b'HTTP'"),
-        (b"FAILzzzz", DeviceLost, r"b'zzzz' for a length"),
-        (b"", DeviceLost, "ended early"),
-        (b"OKAYOKAY" + b"\3\0\0\0\0", DeviceLost, "ended early"),  # an exit packet without a status
-        (b"OKAYOKAY" + b"\1\xff\xff\xff\xff", TransferError, "printed too much"),
-    ],
-)
-def test_a_server_or_device_that_talks_nonsense(reply: bytes, error: type[Exception], says: str) -> None:
-    liar = LyingServer(reply)
-    transport = AdbTransport(host="127.0.0.1", port=liar.port, serial="x", name="s24")
-    with pytest.raises(error, match=says):
-        transport.shell("true", timeout_s=5)
-    liar.close()
-
-
-# Push and pull
-
-
-@pytest.mark.parametrize(
-    "size", [0, 1, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, MIB, 16 * 64 * KIB + 1, 50 * MIB]
-)
-def test_pushed_and_pulled_bytes_are_the_same(device: AdbDevice, tmp_path: Path, size: int) -> None:
-    (tmp_path / "there").write_bytes(content(size))
-    device.push(tmp_path / "there", f"{DEVICE_ROOT}/blob")
-    device.pull(f"{DEVICE_ROOT}/blob", tmp_path / "back")
-    assert (tmp_path / "back").read_bytes() == (tmp_path / "there").read_bytes()
-    assert (device.pushed_bytes, device.pulled_bytes) == (size, size)
-    assert device.exec_out(["stat", "-c", "%s", f"{DEVICE_ROOT}/blob"]) == f"{size}\n".encode()
-
-
-@pytest.mark.parametrize("size", [10, 50 * MIB])
-def test_a_refused_push_says_what_the_device_says(device: AdbDevice, tmp_path: Path, size: int) -> None:
-    (tmp_path / "blob").write_bytes(content(size))
-    with pytest.raises(
-        TransferError, match=r"blob was refused\n  why: the device says of /readonly/blob: .*Read-only"
-    ):
-        device.push(tmp_path / "blob", "/readonly/blob")
-    assert device.pushed_bytes == 0
-    assert device.shell(["echo", "alive"]).stdout == b"alive\n"
-
-
-def test_a_failed_pull_leaves_what_was_there(device: AdbDevice, tmp_path: Path) -> None:
-    (tmp_path / "out").write_bytes(b"older")
-    with pytest.raises(TransferError, match="No such file"):
-        device.pull(f"{DEVICE_ROOT}/missing", tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert (tmp_path / "out").read_bytes() == b"older"
-
-
-def test_a_device_that_goes_away_in_mid_push(virtual_lab: VirtualLab, name: str, tmp_path: Path) -> None:
-    device = virtual_lab.device(name)
-    with (tmp_path / "blob").open("wb") as file:
-        file.truncate(3000 * MIB)
-    trouble = threading.Timer(0.3, virtual_lab.tell, (name, "drop"))
-    trouble.start()
-    with pytest.raises(DeviceLost):
-        device.push(tmp_path / "blob", f"{TMP}/huge", timeout_s=60)
-    trouble.join()
-    device.reconnect()
-    device.exec_out(["rm", "-rf", f"{TMP}/huge"])
 
 
 # Slots

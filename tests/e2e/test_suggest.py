@@ -11,7 +11,7 @@ import yaml
 
 from pytest_devicelab.cli import main
 from pytest_devicelab.devices.adb_server import AdbServer
-from pytest_devicelab.devices.adb_transport import list_attached
+from pytest_devicelab.devices.adb_stream import list_attached
 from pytest_devicelab.matrix.decode import load_matrix
 from tests.e2e.virtual_lab import VirtualLab
 

@@ -42,8 +42,8 @@ class VirtualLab:
         """The folder on this machine that is the device's `/`."""
         return self.farms[device_id].root(device_id)
 
-    def transport(self, device_id: str) -> AdbTransport:
-        return AdbTransport(
+    def transport(self, device_id: str, cls: type[AdbTransport] = AdbTransport) -> AdbTransport:
+        return cls(
             host=self.server.host, port=self.server.port, serial=self.serial(device_id), name=device_id
         )
 
