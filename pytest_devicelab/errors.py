@@ -5,6 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 
+def visible(text: str, *, keep: str = "") -> str:
+    r"""Replace what does not print by its escape, so that no device can steer a terminal or a reader's eye.
+
+    Control characters, terminal escapes, direction marks and lone surrogates become `\x1b`, `\u202e`.
+
+    Args:
+        text: from a device, a log or a model.
+        keep: unprintable characters to leave as they are, such as a newline.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+
+
 class DevicelabError(Exception):
     """Base of all errors raised on purpose.
 
@@ -16,9 +33,8 @@ class DevicelabError(Exception):
     """
 
     def __init__(self, what: str, *, why: str = "", fix: str = "", **evidence: Any) -> None:
-        self.what = what
-        self.why = why
-        self.fix = fix
+        # What a device, a model or the cloud said may be quoted in any of them, and errors are written to records.
+        self.what, self.why, self.fix = (visible(text, keep="\n\t") for text in (what, why, fix))
         self.evidence = evidence
         super().__init__(self.render())
 

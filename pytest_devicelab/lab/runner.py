@@ -28,6 +28,7 @@ from pytest_devicelab.lab.gate import HealthGate
 from pytest_devicelab.lab.heard import about_the_run, heard_lines, runner_pids
 from pytest_devicelab.lab.kit_delivery import choose_kit, lay_out
 from pytest_devicelab.lab.request import RunRequest, hoped_identity
+from pytest_devicelab.logs.last_words import last_words
 from pytest_devicelab.logs.scan import scan_log
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.runtimes.inputs import pack_inputs
@@ -194,8 +195,7 @@ class Run:
         if done.exit_code == 0:
             self._require_same(model, prepared.file)
             return None
-        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()
-        return done.exit_code, said[-2000:]
+        return done.exit_code, last_words(done.stderr, done.stdout)
 
     def _require_same(self, model: str, sent: Path) -> None:
         """Require that the model on the device is still the one that was sent: it was read after it was checked."""
@@ -249,7 +249,8 @@ class Run:
             (event.fields.get("op", ""), event.fields.get("node", ""), event.fields.get("reason", ""))
             for event in rejected
         )
-        error = f"{self._request.runtime} on {self._device.id} exited with {code}\n  why: {said or 'it printed nothing'}"
+        error = f"{self._request.runtime} on {self._device.id} exited with {code}"
+        error += "\n  why: " + (said or "it printed nothing").replace("\n", "\n       ")
         return replace(record, status="refused" if refusals else "failed", error=error, refused_ops=ops)
 
     def _collected(self, record: RunRecord, prepared: Prepared) -> RunRecord:

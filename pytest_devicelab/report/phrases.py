@@ -5,27 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from pytest_devicelab.errors import visible as visible
 from pytest_devicelab.report.grid import percent
 from pytest_devicelab.report.session import AttributionEntry, Session
 from pytest_devicelab.verdicts.comparison import Distance, Divergence
 from pytest_devicelab.verdicts.ledger import Loss
-
-
-def visible(text: str, *, keep: str = "") -> str:
-    r"""Replace what does not print by its escape, so that no device can steer a terminal or a reader's eye.
-
-    Control characters, terminal escapes, direction marks and lone surrogates become `\x1b`, `\u202e`.
-
-    Args:
-        text: from a device, a log or a model.
-        keep: unprintable characters to leave as they are, such as a newline.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode("ascii")
-        for char in text
-    )
 
 
 def count(number: int, noun: str) -> str:
