@@ -28,10 +28,13 @@ def read_outputs(path: Path, model: onnx.ModelProto, samples: int) -> Arrays:
         TransferError: the file is damaged.
         OutputIncomplete: an output or a sample is missing, or has another shape or dtype.
     """
-    batches = _read(path, samples)
+    batches = dict(_read(path, samples))
     outputs: dict[str, npt.NDArray[np.generic]] = {}
+    declared = [tensor.name for tensor in signature(model)[1]]
     for tensor in signature(model)[1]:
-        found = batches.get(tensor.name) or _by_plain_name(batches, tensor.name)
+        key = tensor.name if tensor.name in batches else _by_plain_name(batches, tensor.name, declared)
+        # Taken out: what is one output of the model is not another one, too.
+        found = batches.pop(key, None)
         if found is None:
             raise _wrong(tensor.name, "is missing", f"the dataset holds {sorted(batches)[:10]}")
         if len(found) != samples:
@@ -53,10 +56,12 @@ def _wrong(name: str, what: str, why: str) -> OutputIncomplete:
     )
 
 
-def _by_plain_name(batches: Mapping[str, list[Any]], name: str) -> list[Any] | None:
+def _by_plain_name(batches: Mapping[str, list[Any]], name: str, declared: list[str]) -> str:
+    """Return the one name in the dataset that this output's may have become; empty where that is not sure."""
     plain = re.sub(r"\W", "_", name)
-    named = [key for key in batches if re.sub(r"\W", "_", key) == plain]
-    return batches[named[0]] if len(named) == 1 else None
+    named = [key for key in batches if key not in declared and re.sub(r"\W", "_", key) == plain]
+    rivals = [other for other in declared if re.sub(r"\W", "_", other) == plain]
+    return named[0] if len(named) == len(rivals) == 1 else ""
 
 
 def _read(path: Path, samples: int) -> Mapping[str, list[npt.NDArray[np.generic]]]:
@@ -72,7 +77,9 @@ def _read(path: Path, samples: int) -> Mapping[str, list[npt.NDArray[np.generic]
             for group in file["data"].values():
                 count = int(group.attrs["batch_count"])
                 names = [f"batch_{index}" for index in range(min(count, samples + 1))]
-                found[str(group.attrs["name"])] = [_array(group[name]) for name in names]
+                if (name := str(group.attrs["name"])) in found:
+                    raise ValueError(f"two outputs are called {name[:80]!r}")
+                found[name] = [_array(group[name]) for name in names]
             return found
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise TransferError(

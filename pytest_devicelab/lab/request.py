@@ -66,7 +66,9 @@ def make_request(
     """
     sha256 = model_sha256(path)
     runtime = choose_runtime(spec, model)
-    digest = hashlib.sha256(f"{sha256}{runtime}{sorted(model.options.items())}".encode())
+    # Ids may hold dots, so that `a.b` on `c` and `a` on `b.c` begin alike: only the digest tells them apart.
+    parts = (model.id, spec.id, purpose, sha256, runtime, sorted(model.options.items()))
+    digest = hashlib.sha256(repr(parts).encode())
     digest.update(fingerprint_of(inputs))
     return RunRequest(
         id=f"{model.id}.{spec.id}.{purpose}.{digest.hexdigest()[:8]}",

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from pytest_devicelab.errors import ModelError, UserError
 from pytest_devicelab.runtimes.inputs import Arrays
+from pytest_devicelab.runtimes.names import require_listable
 from pytest_devicelab.runtimes.runtime import DeclaredInput
 
 
@@ -90,13 +91,7 @@ def declared_inputs(path: Path) -> Mapping[str, DeclaredInput]:
         )
     constants = {tensor.name for tensor in loaded.graph.initializer}
     names = [value.name for value in loaded.graph.input if value.name not in constants]
-    odd = [name for name in names if not name or any(char.isspace() or char == ":" for char in name)]
-    if odd:
-        raise ModelError(
-            f"{path}: input names {odd} cannot be written into an input list",
-            why="qnn-net-run separates entries by blanks and `:=`",
-            fix="rename the inputs of the model",
-        )
+    require_listable(path, names, (":", ","))
     return {
         value.name: DeclaredInput(
             _dtype_name(value.type.tensor_type.elem_type),

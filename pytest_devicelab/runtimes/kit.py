@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from pytest_devicelab.matrix.specs import DeviceSpec
 if TYPE_CHECKING:
     from pytest_devicelab.runtimes.runtime import Prepared
 
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", re.ASCII)
 _ELF = b"\x7fELF"
 _MACHINES: Mapping[int, str] = {3: "x86", 40: "arm", 62: "x86_64", 164: "hexagon", 183: "aarch64"}
 """ELF `e_machine` by name. Source: the ELF specification's registry of machines."""
@@ -49,6 +51,24 @@ class Kit:
     evidence_files: tuple[str, ...] = ()
     host_tools: Mapping[str, Path] = field(default_factory=dict)
     version: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse files that would lie elsewhere than in the kit's folder, or one upon the other.
+
+        Raises:
+            InfrastructureError: a name is no plain one, or a file and a text share it: the text would be written through
+                the link, into the slot of the file's content.
+        """
+        odd = [name for name in (*self.files, *self.texts) if not _NAME.fullmatch(name)]
+        shared = sorted(self.files.keys() & self.texts.keys())
+        if odd or shared:
+            raise InfrastructureError(
+                f"kit of {self.program[:80]!r}: files {(odd or shared)[:5]} cannot lie in one folder",
+                why="a name is letters, digits and ._+-, and not . first"
+                if odd
+                else "two files have one name",
+                fix="repair the runtime that brings this kit",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.runtimes.host import stack_samples
 from pytest_devicelab.runtimes.inputs import Arrays
+from pytest_devicelab.runtimes.names import require_listable
 from pytest_devicelab.runtimes.runner_files import (
     OUTPUTS,
     PLACEMENT,
@@ -46,12 +47,7 @@ class LitertRuntime:
             tensor.name: DeclaredInput(tensor.dtype, tensor.shape)
             for tensor in load_litert(model, xnnpack=False).inputs
         }
-        if odd := [name for name in declared if not name or ":=" in name or any(map(str.isspace, name))]:
-            raise ModelError(
-                f"{model}: input names {odd} cannot be written into an input list",
-                why="a list separates entries by blanks and `:=`",
-                fix="convert the model anew with other names",
-            )
+        require_listable(model, declared, (":=",))
         return declared
 
     def run_on_host(self, model: Path, inputs: Arrays) -> Arrays:

@@ -6,13 +6,14 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from pytest_devicelab.errors import InfrastructureError, TransferError
+from pytest_devicelab.errors import CompileRefused, InfrastructureError, ModelError, TransferError
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.runtimes.compile import compile_context
 from pytest_devicelab.runtimes.host import declared_inputs, run_on_host
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.kit import Kit, Place
+from pytest_devicelab.runtimes.names import file_problem
 from pytest_devicelab.runtimes.qairt import htp_kit, view_profile
 from pytest_devicelab.runtimes.runtime import DeclaredInput, Job, Leftovers, OutputFile, Prepared
 from pytest_devicelab.virtual.onnx_model import load_model, op_types, output_quantization, signature
@@ -20,6 +21,7 @@ from pytest_devicelab.virtual.profile import op_rows
 from pytest_devicelab.virtual.tools.raw_files import file_name
 
 _PROFILE = "qnn-profiling-data_0.csv"
+_RENAME = "rename the outputs of the model, or run it under `runtime: ort`"
 # What qnn-net-run calls the levels the matrix names. It knows no `off`: errors are the least it says.
 _LOG_LEVELS = {"off": "error", "error": "error", "warn": "warn", "info": "info", "verbose": "verbose"}
 
@@ -35,8 +37,11 @@ class QnnRuntime:
         """Ask for nothing: which of the packages are needed depends on the devices, and preflight says it."""
 
     def declared_inputs(self, model: Path) -> Mapping[str, DeclaredInput]:
-        """Return what the ONNX model declares."""
-        return declared_inputs(model)
+        """Return what the ONNX model declares; its outputs must be such that each gets a file of its own."""
+        declared = declared_inputs(model)
+        if problem := file_problem([output.name for output in load_model(model).graph.output]):
+            raise ModelError(f"{model}: qnn-net-run cannot write its outputs", why=problem, fix=_RENAME)
+        return declared
 
     def run_on_host(self, model: Path, inputs: Arrays) -> Arrays:
         """Run the ONNX model on ONNX Runtime's CPU provider."""
@@ -66,6 +71,10 @@ class QnnRuntime:
         compiler_options = {key: value for key, value in options.items() if key != "strict"}
         compiled = compile_context(model, soc, compiler_options, cache / "contexts")
         graph = load_model(model)
+        if problem := file_problem([tensor.name for tensor in compiled.info.graphs[0].outputs]):
+            raise CompileRefused(
+                f"qnn-net-run cannot write the outputs of {model.name}", why=problem, fix=_RENAME
+            )
         declared = {tensor.name: tensor.dtype for tensor in signature(graph)[0]}
         taken = compiled.info.graphs[0].inputs
         grids = output_quantization(graph)

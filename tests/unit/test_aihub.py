@@ -202,6 +202,26 @@ def test_outputs_may_come_under_a_compilers_spelling_of_their_name(tmp_path: Pat
         read_outputs(dataset(path, {"a_b": batches, "a.b": batches}), one_output(), 2)
 
 
+def test_one_output_of_a_dataset_is_never_two_of_the_model(tmp_path: Path) -> None:
+    two = one_output()
+    two.graph.output.append(two.graph.output[0])
+    two.graph.output[1].name = "a.b"
+    batch = [np.zeros((1, 2), np.float32)]
+    with pytest.raises(OutputIncomplete, match="a/b is missing"):
+        read_outputs(dataset(tmp_path / "o.h5", {"a_b": batch, "c": batch}), two, 1)
+    whole = read_outputs(dataset(tmp_path / "o.h5", {"a/b": batch, "a.b": batch}), two, 1)
+    assert list(whole) == ["a/b", "a.b"]
+
+
+def test_two_outputs_of_a_dataset_under_one_name_are_damage(tmp_path: Path) -> None:
+    batch = [np.zeros((1, 2), np.float32)]
+    path = dataset(tmp_path / "o.h5", {"a/b": batch, "x": batch})
+    with h5py.File(path, "a") as file:
+        file["data/1"].attrs["name"] = "a/b"
+    with pytest.raises(TransferError, match="two outputs are called"):
+        read_outputs(path, one_output(), 1)
+
+
 def test_a_damaged_dataset_is_the_clouds_fault(tmp_path: Path) -> None:
     path = dataset(tmp_path / "o.h5", {"a_b": [np.zeros((1, 2), np.float32)]})
     whole = path.read_bytes()

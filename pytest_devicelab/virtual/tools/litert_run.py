@@ -20,8 +20,8 @@ from pytest_devicelab.virtual.tools.raw_files import (
     RunnerError,
     load_sample,
     read_input_list,
-    result_files,
     results_folder,
+    told_files,
     write_contract,
     write_result,
 )
@@ -80,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> None:
             log_level=level,
         )
         result = run_job(station, run_litert, job, logcat=level, program=_PROGRAM)
-    files = result_files(wanted.outputs)
+    files = told_files(wanted.outputs)
     with results_folder(Path(host_path(arguments.output_dir)), _OURS) as folder:
         for number, tensors in enumerate(result.outputs):
             write_result(folder, number, tensors, files)

@@ -23,8 +23,8 @@ from pytest_devicelab.virtual.tools.raw_files import (
     RunnerError,
     load_sample,
     read_input_list,
-    result_files,
     results_folder,
+    told_files,
     write_contract,
     write_json,
     write_result,
@@ -122,7 +122,7 @@ def _write(
     outputs: Sequence[TensorInfo],
     result: EngineResult,
 ) -> None:
-    files = result_files(wanted.outputs)
+    files = told_files(wanted.outputs)
     with results_folder(Path(host_path(arguments.output_dir)), _OURS) as folder:
         for number, tensors in enumerate(result.outputs):
             write_result(folder, number, tensors, files)

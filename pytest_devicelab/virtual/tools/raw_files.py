@@ -27,6 +27,7 @@ from pytest_devicelab.virtual.tools import trouble
 from pytest_devicelab.virtual.tools.device_path import device_root, host_path
 
 _ASSIGN = ":="
+_LONGEST = 255  # NAME_MAX of Linux
 
 
 class RunnerError(Exception):
@@ -80,7 +81,10 @@ def read_input_list(path: Path, inputs: Sequence[TensorInfo], outputs: Sequence[
 
 
 def _sample(line: str, number: int, inputs: Sequence[TensorInfo]) -> Mapping[str, Path]:
-    names = {spelling: tensor.name for tensor in inputs for spelling in (tensor.name, _stem(tensor.name))}
+    # A name as it is written comes first: `a_b` is the input of that name, also beside one called `a/b`.
+    names = {_stem(tensor.name): tensor.name for tensor in inputs} | {
+        tensor.name: tensor.name for tensor in inputs
+    }
     files: dict[str, Path] = {}
     for position, word in enumerate(line.split()):
         name, assigned, path = word.partition(_ASSIGN)
@@ -212,6 +216,18 @@ def result_files(outputs: Sequence[str], *, native: Collection[str] = ()) -> Map
     if len(set(files.values())) != len(files):
         raise RunnerError(f"two outputs have the same file name: {', '.join(sorted(files.values()))}")
     return files
+
+
+def told_files(outputs: Sequence[str]) -> Mapping[str, str]:
+    """Return output name -> file name, for a runner that says in `outputs.json` which file is which.
+
+    An output whose name gives no file of its own, or one no file can have, gets a number instead.
+    """
+    plain = [file_name(name) for name in outputs]
+    return {
+        name: file if plain.count(file) == 1 and len(file) <= _LONGEST else f"output.{number}.raw"
+        for number, (name, file) in enumerate(zip(outputs, plain, strict=True))
+    }
 
 
 def write_contract(folder: Path, result: EngineResult, files: Mapping[str, str]) -> list[dict[str, str]]:
