@@ -23,9 +23,9 @@ RUNNERS = (
 THERMAL_STATUS = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
 """Android's thermal status by number. Source: AOSP android.os.Temperature, THROTTLING_NONE to THROTTLING_SHUTDOWN."""
 
-_SKIN, _CHARGING, _FULL = 3, 2, 5
+_SKIN, _NPU, _CHARGING, _FULL = 3, 9, 2, 5
 _TIMEOUT_S = 20.0
-_PARTS = 6
+_PARTS = 8
 # One script, because a round trip takes longer than what it does. What a device lacks is an empty part. A runner that
 # is ours names one of our folders on its command line; anybody else's is left alone. This very script is on a command
 # line, too: the brackets keep the patterns from finding it, and the folder is nowhere spelled out. pidof, which looks
@@ -35,11 +35,16 @@ dumpsys battery 2>/dev/null; printf '\\0'
 dumpsys thermalservice 2>/dev/null; printf '\\0'
 df -k /data/local/tmp 2>/dev/null; printf '\\0'
 date +%s 2>/dev/null; printf '\\0'
-dumpsys power 2>/dev/null | grep -m1 mWakefulness=; printf '\\0'
+awake=$(dumpsys power 2>/dev/null | grep -m1 mWakefulness=); echo "$awake"; printf '\\0'
 grep -qs '[/]{DEVICE_ROOT[1:]}' /proc/[0-9]*/cmdline && for pid in $(pidof {" ".join(RUNNERS)} 2>/dev/null); do
     grep -qs '[/]{DEVICE_ROOT[1:]}' /proc/$pid/cmdline && echo "$pid"
 done; printf '\\0'
+case $awake in *=Awake) ;; *) dumpsys deviceidle get deep 2>/dev/null ;; esac; printf '\\0'
 """
+# What the thermal service broadcast since a moment of the device's own clock.
+_BROADCAST = "logcat -d -b events -T {since_s}.000 -s thermal_changed 2>/dev/null; printf '\\0'"
+# Source: AOSP EventLogTags 2737, thermal_changed (name, type, temperature, sensor status, previous system status).
+_CHANGED = re.compile(r"\[[^,\]]{1,64},(\d{1,3}),[^,\]]{1,24},(\d),\d\]", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,9 @@ class Vitals:
         free_kib: room in /data/local/tmp.
         clock_skew_s: the device's clock minus this machine's, seconds.
         wakefulness: `Awake`, `Asleep`, `Dozing`, `Dreaming`.
+        doze: state of deep doze while not awake: `ACTIVE`, `INACTIVE`, `IDLE`, ...; in `IDLE` work is put off.
+        clock_s: the device's own clock, seconds since the epoch.
+        peak_status: highest thermal status of a skin or NPU sensor since the reading before, as the event log has it.
         runners: process ids of runners of ours that are still alive.
     """
 
@@ -64,17 +72,30 @@ class Vitals:
     free_kib: int | None = None
     clock_skew_s: float | None = None
     wakefulness: str | None = None
+    doze: str | None = None
+    clock_s: int | None = None
+    peak_status: int | None = None
     runners: tuple[int, ...] = ()
 
 
-def read_vitals(device: AdbDevice, *, now: Callable[[], float] = time.time) -> Vitals:
+def read_vitals(
+    device: AdbDevice, *, since: Vitals | None = None, now: Callable[[], float] = time.time
+) -> Vitals:
     """Read how a device is.
+
+    Args:
+        device: which.
+        since: an earlier reading: then the heat between the two is read, too.
+        now: this machine's clock.
 
     Raises:
         InfrastructureError: the device does not answer; that it lacks a service is no error.
     """
     asked = now()
-    text = device.script(_SCRIPT, timeout_s=_TIMEOUT_S).text
+    script = _SCRIPT
+    if since is not None and since.clock_s is not None:
+        script += _BROADCAST.format(since_s=since.clock_s)
+    text = device.script(script, timeout_s=_TIMEOUT_S).text
     return parse_vitals(text, host_s=(asked + now()) / 2)
 
 
@@ -86,7 +107,8 @@ def parse_vitals(text: str, *, host_s: float) -> Vitals:
         host_s: this machine's clock at that time, seconds since the epoch.
     """
     parts = text.split("\0")
-    battery, thermal, room, clock, power, runners = (*parts[:_PARTS], *[""] * (_PARTS - len(parts[:_PARTS])))
+    padded = (*parts[:_PARTS], *[""] * (_PARTS - len(parts[:_PARTS])))
+    battery, thermal, room, clock, power, runners, doze, changes = padded
     tenths, device_s = _number(battery, r"temperature: *(-?\d{1,5})"), _number(clock, r"(\d{1,12})\s*\Z")
     level, scale = _number(battery, r"level: *(\d{1,5})"), _number(battery, r"scale: *(\d{1,5})")
     status = _number(thermal, r"Thermal Status: *(\d)")
@@ -100,6 +122,9 @@ def parse_vitals(text: str, *, host_s: float) -> Vitals:
         # `date` cuts the fraction off: half a second is the best guess at it.
         clock_skew_s=device_s + 0.5 - host_s if device_s is not None else None,
         wakefulness=found[1] if (found := re.search(r"mWakefulness=([A-Za-z]{1,20})", power)) else None,
+        doze=found[0] if (found := re.fullmatch(r"[A-Z_]{1,24}", doze.strip(), re.ASCII)) else None,
+        clock_s=device_s,
+        peak_status=_peak_status(changes),
         runners=tuple(int(word) for word in runners.split() if re.fullmatch(r"\d{1,10}", word)),
     )
 
@@ -125,6 +150,11 @@ def _hottest_skin(thermal: str) -> float | None:
         if found:
             return max(map(float, found))
     return None
+
+
+def _peak_status(changes: str) -> int | None:
+    found = [int(status) for kind, status in _CHANGED.findall(changes) if int(kind) in (_SKIN, _NPU)]
+    return max((status for status in found if status < len(THERMAL_STATUS)), default=None)
 
 
 def _free_kib(df: str) -> int | None:

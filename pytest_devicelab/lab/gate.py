@@ -95,7 +95,7 @@ class HealthGate:
         if self._before is None or not self._fit or self._after is not None:
             return  # it was never used, or was looked at already
         try:
-            self._after = read_vitals(self._device)
+            self._after = read_vitals(self._device, since=self._before)
         except LeaseLost:
             raise
         except InfrastructureError as error:
@@ -166,5 +166,7 @@ def _plain(vitals: Vitals) -> Mapping[str, str]:
         "free_kib": vitals.free_kib,
         "clock_skew_s": None if vitals.clock_skew_s is None else round(vitals.clock_skew_s, 1),
         "wakefulness": vitals.wakefulness,
+        "doze": vitals.doze,
+        "peak_status": None if vitals.peak_status is None else THERMAL_STATUS[vitals.peak_status],
     }
     return {name: str(value) for name, value in found.items() if value is not None}

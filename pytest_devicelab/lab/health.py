@@ -37,13 +37,15 @@ def problems(vitals: Vitals, limits: HealthSpec) -> tuple[Problem, ...]:
 
 
 def throttled(before: Vitals, after: Vitals) -> str:
-    """Say how a run was slowed down by heat, or nothing when it was not, by the status around it.
+    """Say how a run was slowed down by heat, or nothing when it was not, by the status around it and in between.
 
     A device that said its status before and not after is one of which nobody knows: that counts as slowed down.
     """
     if before.thermal_status is not None and after.thermal_status is None:
         return "it said its thermal status before, and not after"
     status = max(before.thermal_status or 0, after.thermal_status or 0)
+    if status < THROTTLED <= (after.peak_status or 0):
+        return f"thermal status {THERMAL_STATUS[after.peak_status or 0]} in between; it is cool again"
     if status < THROTTLED:
         return ""
     warm = f", skin {after.skin_c:g} °C" if after.skin_c is not None else ""

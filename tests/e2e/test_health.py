@@ -137,6 +137,15 @@ def test_a_run_that_heat_slowed_down_does_not_count_and_is_blamed(ward: Ward) ->
     assert "it was fine until heater" in later.error
 
 
+def test_heat_that_comes_and_goes_within_a_run_is_noticed(ward: Ward) -> None:
+    ward.tell("throttle", "during=run", "peak_c=48", "over_s=0", "lasts_s=0.3", "slowdown=4")
+    record = ward.run("burst")
+    first = record.attempts[0]
+    assert first.failure == "throttled", first
+    assert "in between; it is cool again" in first.error
+    assert (record.status, len(record.attempts)) == ("ok", 2)
+
+
 def test_an_empty_battery_is_refused_unless_it_charges(ward: Ward) -> None:
     ward.device.shell(["dumpsys", "battery", "unplug"])
     ward.device.shell(["dumpsys", "battery", "set", "status", "3"])

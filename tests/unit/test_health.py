@@ -40,7 +40,15 @@ Current cooling devices from HAL:
 DF = """Filesystem      1K-blocks     Used Available Use% Mounted on
 /dev/block/dm-9 114278400 80000000  34278400  71% /data
 """
-WHOLE = "\0".join((BATTERY, THERMAL, DF, "1700000100\n", "  mWakefulness=Dozing\n", "123\n456\n", ""))
+CHANGES = """--------- beginning of events
+11-21 00:01:15.195  1000  1020 I thermal_changed: [skin,3,43.5,2,0]
+11-21 00:01:15.395  1000  1020 I thermal_changed: [CPU0,0,95.0,4,2]
+11-21 00:01:17.195  1000  1020 I thermal_changed: [nsp0,9,96.0,3,2]
+11-21 00:01:18.195  1000  1020 I thermal_changed: [skin,3,36.5,0,3]
+"""
+WHOLE = "\0".join(
+    (BATTERY, THERMAL, DF, "1700000100\n", "  mWakefulness=Dozing\n", "123\n456\n", "IDLE\n", CHANGES, "")
+)
 FIT = Vitals(
     battery_percent=85,
     charging=True,
@@ -64,6 +72,9 @@ def test_what_android_prints_is_read() -> None:
         free_kib=34278400,
         clock_skew_s=100.5,
         wakefulness="Dozing",
+        doze="IDLE",
+        clock_s=1700000100,
+        peak_status=3,
         runners=(123, 456),
     )
 
@@ -120,6 +131,14 @@ def test_a_run_was_slowed_down_when_the_status_around_it_says_so() -> None:
     assert throttled(FIT, replace(FIT, thermal_status=1)) == ""
     assert "moderate, skin 44 °C" in throttled(FIT, replace(FIT, thermal_status=2, skin_c=44.0))
     assert "severe" in throttled(replace(FIT, thermal_status=3), FIT)
+
+
+def test_heat_that_came_and_went_slowed_it_down_as_well() -> None:
+    """Of sensors, only the skin's and the NPU's: a core at its limit for a moment is what cores do."""
+    assert "severe in between" in throttled(FIT, replace(FIT, peak_status=3))
+    assert throttled(FIT, replace(FIT, peak_status=1)) == ""
+    cores = "\0".join((*[""] * 7, "thermal_changed: [CPU0,0,95.0,4,2]", ""))
+    assert parse_vitals(cores, host_s=0.0).peak_status is None
 
 
 def test_a_status_that_is_not_said_any_more_is_no_sign_of_a_cool_device() -> None:
