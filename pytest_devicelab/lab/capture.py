@@ -37,6 +37,11 @@ class WatchedRun:
     window: LogWindow
 
 
+def _program(command: Sequence[str]) -> str:
+    """Return the program a command becomes: of `sh -c text name`, whose text ends in `exec`, that is `name`."""
+    return command[3] if tuple(command[:2]) == ("sh", "-c") and len(command) > 3 else command[0]
+
+
 def run_watched(
     device: AdbDevice,
     command: Sequence[str],
@@ -54,7 +59,7 @@ def run_watched(
 
     Args:
         device: the device, which is held.
-        command: the program and its arguments.
+        command: the program and its arguments; or `sh -c`, text that ends in `exec` of a program, and that program.
         profile: what is switched on meanwhile.
         cwd: where it runs, on the device.
         token: letters and digits that nobody else writes into the log.
@@ -69,7 +74,7 @@ def run_watched(
         InfrastructureError: a switch, the log or the device failed; all switches are put back.
     """
     farf = (
-        farf_file(device, cwd, posixpath.basename(command[0]), profile.farf)
+        farf_file(device, cwd, posixpath.basename(_program(command)), profile.farf)
         if profile.farf
         else nullcontext()
     )

@@ -83,7 +83,8 @@ class Run:
             self._say("compiling")
             prepared = self._prepare(soc, record.backend)
             self._gate.enter()
-            record = replace(record, options=prepared.options, versions=prepared.versions)
+            backend = prepared.backend or record.backend
+            record = replace(record, backend=backend, options=prepared.options, versions=prepared.versions)
             prepared = self._equip(prepared, soc)
             record = replace(record, versions={**record.versions, **_sdk_version(prepared.kit)})
             with self._held_clocks():

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pytest_devicelab.errors import ModelError
+from pytest_devicelab.errors import InfrastructureError, ModelError
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.runtimes.host import stack_samples
 from pytest_devicelab.runtimes.inputs import Arrays
+from pytest_devicelab.runtimes.kit import Kit, Place
 from pytest_devicelab.runtimes.runner_files import read_versions
 from pytest_devicelab.runtimes.runtime import DeclaredInput, Job, Leftovers, OutputFile, Prepared
 from pytest_devicelab.virtual.executorch_model import load_executorch, require_executorch
+from pytest_devicelab.virtual.pte_file import read_pte
 
 _STAND_IN = "stand_in.json"
 
@@ -37,9 +39,10 @@ class ExecutorchRuntime:
 
     def declared_inputs(self, model: Path) -> Mapping[str, DeclaredInput]:
         """Return the arguments of `forward`; a program names none, so they are `input_0`, `input_1`, ..."""
-        return {
-            tensor.name: DeclaredInput(tensor.dtype, tensor.shape) for tensor in load_executorch(model).inputs
-        }
+        declared = read_pte(model)
+        if declared.qnn is None:
+            load_executorch(model)  # what does not load here would not load on a device either
+        return {tensor.name: DeclaredInput(tensor.dtype, tensor.shape) for tensor in declared.inputs}
 
     def run_on_host(self, model: Path, inputs: Arrays) -> Arrays:
         """Run the program with ExecuTorch's runtime on this machine."""
@@ -58,13 +61,14 @@ class ExecutorchRuntime:
         return {tensor.name: stack_samples([run[tensor.name] for run in runs]) for tensor in loaded.outputs}
 
     def backend(self, spec: DeviceSpec, soc: Soc | None) -> str:
-        """Say `cpu`: programs that load here are lowered for the CPU, and run there on any device."""
+        """Say `cpu`, where programs run that were lowered for it; one that was lowered for QNN says so in `prepare`."""
         return "cpu"
 
     def prepare(
         self, model: Path, soc: Soc | None, options: Mapping[str, str], *, backend: str, cache: Path
     ) -> Prepared:
         """Hand the program out as it is. Options of the matrix are QNN's, and none of them counts here."""
+        program = read_pte(model)
         outputs = tuple(
             OutputFile(
                 name=tensor.name,
@@ -73,9 +77,41 @@ class ExecutorchRuntime:
                 shape=tensor.shape,
                 folder="output_{}_",
             )
-            for index, tensor in enumerate(load_executorch(model).outputs)
+            for index, tensor in enumerate(program.outputs)
         )
-        return Prepared(file=model, outputs=outputs, options={})
+        if program.qnn is None:
+            return Prepared(file=model, outputs=outputs, options={})
+        made_with = {"qairt": program.qnn.qairt} if program.qnn.qairt else {}
+        return Prepared(file=model, outputs=outputs, options={}, versions=made_with, backend="htp")
+
+    def kit(self, prepared: Prepared, place: Place) -> Kit | None:
+        """Return None: the device has the runner. What a program was lowered for must be what it has.
+
+        Raises:
+            InfrastructureError: it was lowered for QNN, and the device is another chip's, or has no NPU.
+        """
+        qnn = read_pte(prepared.file).qnn
+        if qnn is None:
+            return None
+        if place.spec.simulated:
+            raise InfrastructureError(
+                f"device {place.spec.id}: {prepared.file.name} is lowered for QNN, which a virtual device does not run",
+                why=f"it was lowered to {qnn}; a virtual device has ExecuTorch's runtime for the CPU",
+                fix="run it on a phone of `kind: adb`, or name a program lowered for XNNPACK here",
+            )
+        hexagon = place.soc.hexagon if place.soc is not None else None
+        if qnn.context and qnn.hexagon and qnn.hexagon != hexagon:
+            chip = (
+                f"{place.soc.name}, Hexagon {hexagon or 'none'}"
+                if place.soc is not None
+                else "a chip nobody knows"
+            )
+            raise InfrastructureError(
+                f"device {place.spec.id}: {prepared.file.name} is lowered for another NPU",
+                why=f"it was lowered to {qnn}; the device is {chip}. A context binary belongs to one Hexagon",
+                fix="export the program for this chip, or run it on the one it was lowered for",
+            )
+        return None
 
     def command(self, prepared: Prepared, job: Job) -> tuple[str, ...]:
         """Return shell text that readies list and folder and then becomes the runner.
@@ -91,7 +127,8 @@ class ExecutorchRuntime:
         )
         ready = f"sed 's/[^ ]*:=//g' {shlex.quote(job.input_list)} > {shlex.quote(bare)}"
         text = f"mkdir -p {shlex.quote(job.output_dir)} && {ready} && exec {shlex.join(runner)}"
-        return ("sh", "-c", text)
+        # The shell's own name is that of the program it becomes: DSP messages are switched on by it.
+        return ("sh", "-c", text, runner[0])
 
     def read_outputs(self, prepared: Prepared, folder: Path) -> tuple[OutputFile, ...]:
         """Return what the program itself says it gives."""

@@ -106,8 +106,12 @@ class QnnRuntime:
         )
 
     def kit(self, prepared: Prepared, place: Place) -> Kit | None:
-        """Return qnn-net-run and the HTP libraries of the phone's Hexagon; None for a device that has its own."""
-        if place.spec.kind != "adb":
+        """Return qnn-net-run and the HTP libraries of the phone's Hexagon; None for a device that has its own.
+
+        A phone with a runner of its own in the matrix has its libraries, too: one SDK's runner with another's libraries
+        would be neither.
+        """
+        if place.spec.kind != "adb" or self.name in place.spec.runners:
             return None
         compiler = prepared.versions.get("qairt", "")
         return htp_kit(place, compiler=compiler, options=prepared.options, graph=prepared.graphs[0])

@@ -84,6 +84,7 @@ class Prepared:
         native_inputs: inputs whose files hold the graph's own dtype, when that is not float32.
         graphs: names of the graphs in the file, where the runtime knows graphs by name.
         kit: what goes to the device beside the model; None where the device has its own runner.
+        backend: where the file itself says it runs; empty for what `Runtime.backend` says.
     """
 
     file: Path
@@ -96,6 +97,7 @@ class Prepared:
     native_inputs: tuple[str, ...] = ()
     graphs: tuple[str, ...] = ()
     kit: Kit | None = None
+    backend: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

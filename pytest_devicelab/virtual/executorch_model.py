@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,20 +16,7 @@ import numpy.typing as npt
 from pytest_devicelab.errors import ModelError, UserError
 from pytest_devicelab.virtual.context_binary import TensorInfo
 from pytest_devicelab.virtual.engine import Tensors
-
-_METHOD = "forward"
-# Source: PyTorch, c10/core/ScalarType.h.
-_DTYPES = {
-    0: "uint8",
-    1: "int8",
-    2: "int16",
-    3: "int32",
-    4: "int64",
-    5: "float16",
-    6: "float32",
-    7: "float64",
-}
-_DTYPES |= {11: "bool"}
+from pytest_devicelab.virtual.pte_file import METHOD, read_pte
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,56 +62,36 @@ def load_executorch(path: Path) -> ExecutorchModel:
     """Load a .pte file.
 
     Raises:
-        ModelError: it is no such file, or it needs a backend that this machine does not have, such as QNN's.
+        ModelError: it is no such file, or it was lowered for a backend that this machine does not have, such as QNN's.
         UserError: ExecuTorch is not installed.
     """
     runtime, torch = require_executorch()
+    declared = read_pte(path)
+    if declared.qnn is not None:
+        raise ModelError(
+            f"{path}: lowered for QNN, and only a phone with that NPU runs it",
+            why=f"it was lowered to {declared.qnn}; ExecuTorch's runtime on this machine computes on the CPU",
+            fix="run it on a phone of `kind: adb`; for virtual devices and the yardstick on the CPU export the model "
+            "once more, lowered for XNNPACK",
+        )
     try:
-        with path.open("rb") as file:
-            if file.read(8)[4:] != b"ET12":
-                raise ValueError("it does not begin as an ExecuTorch program does")
         # By path: given bytes, the runtime reads them after Python has let them go, and crashes.
         program = runtime.Runtime.get().load_program(path)
-        method = program.load_method(_METHOD)
+        method = program.load_method(METHOD)
         if method is None:
-            raise ValueError(f"it has no method {_METHOD!r}")
-        facts = method.metadata
-        inputs = _tensors("input", facts.num_inputs(), facts.input_tensor_meta)
-        outputs = _tensors("output", facts.num_outputs(), facts.output_tensor_meta)
+            raise ValueError(f"it has no method {METHOD!r}")
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        needs = [name for name in ("QnnBackend", "VulkanBackend", "CoreMLBackend") if _names(path, name)]
+        needs = ", ".join(dict.fromkeys(str(delegate) for delegate in declared.delegates))
         raise ModelError(
             f"{path}: not a program ExecuTorch can load here",
-            why=str(error).strip()[:500]
-            + (f"; it was lowered for {', '.join(needs)}, which only a device has" if needs else ""),
+            why=str(error).strip()[:500] + (f"; it was lowered for {needs}" if needs else ""),
             fix="name a .pte file; one that was lowered for the CPU (XNNPACK or portable operators) loads on any machine",
         ) from error
-    return ExecutorchModel(inputs=inputs, outputs=outputs, _program=program, _method=method, _torch=torch)
+    return ExecutorchModel(
+        inputs=declared.inputs, outputs=declared.outputs, _program=program, _method=method, _torch=torch
+    )
 
 
 def executorch_versions() -> Mapping[str, str]:
     """Return the versions of the libraries that decide what is computed."""
     return {name: importlib.metadata.version(name) for name in ("executorch", "torch", "numpy")}
-
-
-def _names(path: Path, backend: str) -> bool:
-    try:
-        return backend.encode() in path.read_bytes()
-    except OSError:
-        return False
-
-
-def _tensors(what: str, count: int, meta: Any) -> tuple[TensorInfo, ...]:
-    # Padded, so that the order of the names is the order of the arguments.
-    width = len(str(max(count - 1, 0)))
-    found = []
-    for index in range(count):
-        tensor = meta(index)
-        dtype = _DTYPES[int(tensor.dtype())]
-        shape = tuple(int(extent) for extent in tensor.sizes())
-        if tensor.nbytes() != math.prod(shape) * np.dtype(dtype).itemsize:
-            raise ValueError(f"{what} {index} is not a dense tensor")
-        found.append(
-            TensorInfo(name=f"{what}_{index:0{width}d}", dtype=dtype, shape=shape, quantization=None)
-        )
-    return tuple(found)

@@ -49,6 +49,7 @@ def run(virtual_lab: VirtualLab, tmp_path: Path, tmp_path_factory: pytest.TempPa
             kind="adb",
             serial=virtual_lab.serial("s24"),
             process_domain=facts.pop("process_domain", "unsigned"),
+            runners=facts.pop("runners", {}),
         )
         path = FIXTURES / "digits_cnn" / "int8.onnx"
         request = RunRequest(
@@ -171,6 +172,21 @@ def test_a_signed_domain_takes_a_signed_skel(run: Run, sdk: Path) -> None:
     record = run(sdk, process_domain="signed")
     assert record.status == "failed"
     assert "lib/hexagon-v75/signed/libQnnHtpV75Skel.so" in record.error
+
+
+def test_a_phone_with_a_runner_of_its_own_gets_nothing_of_the_sdk(
+    run: Run, sdk: Path, virtual_lab: VirtualLab, transcript: Path
+) -> None:
+    program = virtual_lab.root("s24") / "data/local/tmp/own-net-run"
+    program.write_text('#!/bin/sh\n[ -z "$LD_LIBRARY_PATH" ] || exit 9\nqnn-net-run "$@"\n')
+    program.chmod(0o755)
+    try:
+        record = run(sdk, runners={"qnn": "/data/local/tmp/own-net-run"})
+    finally:
+        program.unlink()
+    assert record.status == "ok", record.error
+    assert "qairt_sdk" not in record.versions
+    assert not transcript.exists()
 
 
 def test_an_sdk_for_another_chip(run: Run, tmp_path: Path) -> None:

@@ -107,10 +107,10 @@ def test_a_runner_of_the_matrix_is_the_one_that_runs(name: str) -> None:
 
 
 def test_executorch_gets_bare_paths_and_quotes_ours() -> None:
-    shell, flag, text = find_runtime("executorch").command(
+    shell, flag, text, program = find_runtime("executorch").command(
         Prepared(file=Path("m"), outputs=(), options={}),
         Job(model="/slots/a 'b'; c.pte", input_list="l", output_dir="/o p", log_level="warn", backend="cpu"),
     )
-    assert (shell, flag) == ("sh", "-c")
+    assert (shell, flag, program) == ("sh", "-c", "qnn_executor_runner")
     assert "exec qnn_executor_runner '--model_path=/slots/a '\"'\"'b'\"'\"'; c.pte'" in text
     assert "sed 's/[^ ]*:=//g' l > '/o p/input_list.bare'" in text
