@@ -47,9 +47,9 @@ def make_folder(path: Path) -> None:
 
 
 def sync_files(folder: Path) -> None:
-    """Have what lies in a folder on disk, such as logs that were written piece by piece; raises `OSError`."""
-    for path in folder.iterdir():
-        if path.is_file() and not path.is_symlink():
+    """Have all below a folder on disk, such as logs that were written piece by piece; raises `OSError`."""
+    for path in folder.rglob("*"):
+        if not path.is_symlink() and (path.is_file() or path.is_dir()):
             sync(path)
     sync(folder)
 

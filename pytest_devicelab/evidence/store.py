@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from pytest_devicelab.errors import DevicelabError, InfrastructureError, UserError
 from pytest_devicelab.evidence import codec
-from pytest_devicelab.evidence.atomic import make_folder, sync_files, unwritable, whole_file
+from pytest_devicelab.evidence.atomic import make_folder, sync, sync_files, unwritable, whole_file
 from pytest_devicelab.evidence.blame import Blame
 from pytest_devicelab.evidence.record import RunRecord, TensorRecord
 
@@ -98,7 +98,9 @@ class SessionStore:
         """
         root = reports / _safe(session_id, "session id")
         try:
-            root.mkdir(parents=True)
+            make_folder(reports)
+            root.mkdir()
+            sync(reports)
         except OSError as error:
             raise UserError(
                 f"session folder {root} cannot be made",
