@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from pytest_devicelab.durations import Durations
     from pytest_devicelab.evidence.store import SessionStore
     from pytest_devicelab.lab.lab import LabAddress, LabServices
+    from pytest_devicelab.lab.prefetch import Prefetch
     from pytest_devicelab.lab.scratch import Scratch
-    from pytest_devicelab.lab.session import LabSession, Prefetch
+    from pytest_devicelab.lab.session import LabSession
     from pytest_devicelab.lab.session_lock import SessionLock
     from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
     from pytest_devicelab.progress import ProgressLog, ProgressPrinter
@@ -79,6 +80,7 @@ class State:
         self._session: LabSession | None = None
         self._printer: ProgressPrinter | None = None
         self._prefetch: Prefetch | None = None
+        self._durations: Durations | None = None
         self._found: Session | None = None
         self._unreported = ""
 
@@ -225,7 +227,18 @@ class State:
                 for model in network.models if network else [parameters["model_spec"]]:
                     pair = (parameters["device_spec"], model)
                     wanted[pair] = wanted.get(pair, False) or item.name.startswith("test_determinism[")
-        self._prefetch = self.lab_session().prefetch(wanted)
+        if not wanted:
+            return
+        from pytest_devicelab.lab.prefetch import Prefetch, Wish
+
+        wishes = [Wish(spec=spec, model=model, twice=twice) for (spec, model), twice in wanted.items()]
+        durations = self._durations = self.durations()
+        if durations is None:  # runs are taken over, and what they took says nothing
+            self._prefetch = Prefetch(self.lab_session(), wishes)
+        else:
+            self._prefetch = Prefetch(
+                self.lab_session(), wishes, expected_s=durations.known, note=durations.note
+            )
 
     def header(self) -> list[str]:
         """Return the lines for pytest's header."""
@@ -294,8 +307,12 @@ class State:
             self._printer.close()
             self._printer = None
         if self._prefetch is not None:
-            self._prefetch.close()
+            # Whoever waits for a cloud ends when the session lets go of it.
+            self._prefetch.close(self._session.close if self._session is not None else lambda: None)
             self._prefetch = None
+        if self._durations is not None:
+            self._durations.save()
+            self._durations = None
         if self._session is not None:
             self._session.close()
             self._session = None

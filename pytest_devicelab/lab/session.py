@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from pytest_devicelab.devices.adb import AdbDevice
-from pytest_devicelab.errors import DevicelabError, ModelError
+from pytest_devicelab.errors import ModelError
 from pytest_devicelab.evidence.record import Purpose, RunRecord, TensorRecord
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.executor import LOCAL_KINDS, Executor, ExecutorContext, make_executor
@@ -35,7 +35,6 @@ from pytest_devicelab.runtimes.registry import runtime_of_file
 REPEAT_SAMPLES = 32
 # Side by side, simulated devices share this machine's cores, and phones wait for theirs.
 _THREADS = 4
-_PREFETCH_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,13 +192,6 @@ class LabSession:
         """Keep a model made from one of the matrix's, such as a tapped one, in the session's folder."""
         return self.store.write_file(name, content)
 
-    def prefetch(self, wanted: Mapping[tuple[DeviceSpec, ModelSpec], bool]) -> Prefetch:
-        """Begin to make the runs the standard suite will ask for, in the order it will ask, on several devices at once.
-
-        A test that asks for a run in the making waits for the device's lease, and then finds the record.
-        """
-        return Prefetch(self, wanted)
-
     def outputs(self, record: RunRecord) -> Arrays:
         """Return the outputs of a run, `[N, ...]` by name, verified against the hashes the device computed."""
         return {tensor.name: self.store.read_output(tensor) for tensor in record.outputs}
@@ -241,40 +233,6 @@ def side_by_side(tasks: Sequence[Callable[[], T]], *, waiting: int = 0) -> list[
     with ThreadPoolExecutor(_THREADS + waiting) as pool:
         futures = [pool.submit(copy_context().run, task) for task in tasks]
         return [future.result() for future in futures]
-
-
-class Prefetch:
-    """Runs in the making, a little ahead of the tests that will ask for them.
-
-    Args:
-        session: whose runs they are.
-        wanted: device and model of each, in the order they will be asked for, and whether a repeat will be too.
-    """
-
-    def __init__(self, session: LabSession, wanted: Mapping[tuple[DeviceSpec, ModelSpec], bool]) -> None:
-        self._session = session
-        self._end = threading.Event()
-        self._pool = ThreadPoolExecutor(_PREFETCH_THREADS, thread_name_prefix="devicelab-prefetch")
-        # All that goes to a cloud is submitted at once, and then waited for.
-        self._clouds = ThreadPoolExecutor(max(1, len(wanted)), thread_name_prefix="devicelab-cloud")
-        for (spec, model), twice in wanted.items():
-            pool = self._pool if spec.kind in LOCAL_KINDS else self._clouds
-            pool.submit(self._make, spec, model, twice)
-
-    def _make(self, spec: DeviceSpec, model: ModelSpec, twice: bool) -> None:
-        runs = (self._session.evaluate, self._session.repeat)
-        for run in runs if twice else runs[:1]:
-            if not self._end.is_set():
-                # What goes wrong here goes wrong again, and is reported, where a test asks for the run.
-                with suppress(DevicelabError):
-                    run(spec, model)
-
-    def close(self) -> None:
-        """Make no further run; wait for those under way."""
-        self._end.set()
-        self._session.close()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._clouds.shutdown(wait=True, cancel_futures=True)
 
 
 def read_labels(path: Path) -> npt.NDArray[np.integer]:
