@@ -126,7 +126,17 @@ def pytest_collection_modifyitems(
     needless = ("test_agreement",) * (len(state.devices) < 2) + ("test_network",) * (
         not state.matrix.networks
     )
-    items.extend(item for item in session.genitems(module) if not item.name.startswith(needless))
+    for item in session.genitems(module):
+        if not item.name.startswith(needless) and _asked_for(item):
+            items.append(item)
+
+
+def _asked_for(item: pytest.Item) -> bool:
+    """Say whether the matrix wants a test of the suite: it measures only what has `measure:`."""
+    if not item.name.startswith("test_measurements["):
+        return True
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return parameters["model_spec"].measure is not None
 
 
 def pytest_runtestloop(session: pytest.Session) -> None:

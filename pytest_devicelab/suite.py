@@ -46,6 +46,15 @@ def test_accuracy(
     conclude(accuracy_of(lab_session, model_spec, lab_session.evaluate(device_spec, model_spec)))
 
 
+def test_measurements(
+    lab_session: LabSession, model_spec: ModelSpec, device_spec: DeviceSpec, conclude: Conclude
+) -> None:
+    """Its time is measured, as the matrix asks for; so are memory and energy, where the device shows them."""
+    from pytest_devicelab.verdicts.measured import judge_measured
+
+    conclude(judge_measured(lab_session.measure(device_spec, model_spec)))
+
+
 def test_agreement(lab_session: LabSession, model_spec: ModelSpec, fleet: Fleet, conclude: Conclude) -> None:
     """All devices agree: to the bit, or each as close to float as the gate asks for."""
     from pytest_devicelab.audit.fleet import judge_fleet

@@ -249,8 +249,16 @@ class HubEdge:
                 )
                 for each in result.detail.layer_details
             )
-            versions = {tool.name: tool.version for tool in result.detail.tool_versions}
-            return Profile(layers=layers, versions=versions, inference_us=result.detail.execution_time)
+            detail = result.detail
+            return Profile(
+                layers=layers,
+                versions={tool.name: tool.version for tool in detail.tool_versions},
+                inference_us=detail.execution_time,
+                times_us=tuple(detail.all_execution_times),
+                # 0 is what the message has where nothing was said.
+                load_us=detail.cold_load_time or None,
+                peak_bytes=detail.execution_memory.peak.upper or None,
+            )
 
         return self._call(f"reading the profile of job {job_id}", deadline, ask)
 

@@ -157,10 +157,14 @@ class Profile:
     """The profile of an inference job.
 
     Attributes:
-        inference_us: AI Hub's estimate of one inference.
+        inference_us: AI Hub's estimate of one inference; `times_us` of each it made.
+        load_us: of the first, cold load; None where it does not say, as with `peak_bytes`, of memory during inference.
         versions: of the tools it names.
     """
 
     layers: tuple[Layer, ...]
     inference_us: int = 0
+    times_us: tuple[int, ...] = ()
+    load_us: int | None = None
+    peak_bytes: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from pytest_devicelab.aihub.ledger import JobEntry, JobLedger, Patience, patient
 from pytest_devicelab.aihub.messages import HubDevice, HubJob, JobKind, Submission
 from pytest_devicelab.aihub.outcome import Deadline, HubJobFailed, HubRefused, whose_fault
 from pytest_devicelab.aihub.outputs import read_outputs
-from pytest_devicelab.aihub.profile import npu_rows, unit_events
+from pytest_devicelab.aihub.profile import measured, npu_rows, unit_events
 from pytest_devicelab.aihub.selection import chip_of, identity
 from pytest_devicelab.devices.slots import sha256_file
 from pytest_devicelab.errors import CompileRefused, OutputIncomplete
@@ -208,6 +208,7 @@ class HubRun:
         versions = {f"aihub {name}": version for name, version in profile.versions.items()}
         self.record = replace(
             self.record,
+            measured=measured(profile, simulated=self.record.device.simulated),
             ops=npu_rows(profile, op_types(load_model(self.request.path))),
             events=(*self.record.events, *unit_events(profile)),
             versions={**self.record.versions, **versions},

@@ -32,7 +32,8 @@ class Latency:
     """Time of one inference in microseconds; None for what the source does not tell.
 
     Attributes:
-        inferences: how many it is of; 0 when there is none. `warm_up`: how many before them were left out.
+        inferences: how many it is of; 0 when there is none. `warm_up`: how many before them were left out;
+            None where nobody says.
         median_us: and the other quantiles are times that were measured (nearest rank).
         p90_us: None for fewer than 10 inferences; `p99_us` for fewer than 100, of which it would be the slowest.
         source: what it was read from; empty when there is none.
@@ -40,7 +41,7 @@ class Latency:
     """
 
     inferences: int = 0
-    warm_up: int = 0
+    warm_up: int | None = None
     mean_us: float | None = None
     min_us: float | None = None
     median_us: float | None = None
@@ -53,7 +54,7 @@ class Latency:
     def __post_init__(self) -> None:
         """Require a source of what is there, and a reason of what is not."""
         _require(self.mean_us, self.source, self.why)
-        if (self.mean_us is None) != (self.inferences < 1) or self.warm_up < 0:
+        if (self.mean_us is None) != (self.inferences < 1) or (self.warm_up or 0) < 0:
             raise ValueError(f"a mean of {self.mean_us} us over {self.inferences} inferences")
         for value in (self.min_us, self.median_us, self.p90_us, self.p99_us, self.max_us):
             if value is not None:

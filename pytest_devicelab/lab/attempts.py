@@ -12,6 +12,7 @@ from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence.record import Attempt, RecoveryStep, RunRecord
 from pytest_devicelab.evidence.store import SessionStore
+from pytest_devicelab.lab.measuring import MeasuringRun
 from pytest_devicelab.lab.recovery import Recover, after_attempt, clean, recover
 from pytest_devicelab.lab.request import RunRequest
 from pytest_devicelab.lab.retry import RetryQuota, failure_class, runner_failure, why_never
@@ -36,11 +37,12 @@ def run_on_device(
         LeaseLost: the device is not ours any more. Whoever holds it may be making this very run: nothing is written.
     """
     quota = RetryQuota(store.root, request.retries)
+    kind = Run if request.measure is None else MeasuringRun
     attempts: list[Attempt] = []
     steps, device.recovery = list(device.recovery), ()
     while True:
         started, clock = datetime.now(UTC).isoformat(timespec="milliseconds"), time.monotonic()
-        record, error = Run(device, request, store, cache, progress).carry_out()
+        record, error = kind(device, request, store, cache, progress).carry_out()
         attempt = Attempt(
             number=len(attempts) + 1,
             started=started,

@@ -14,7 +14,15 @@ from pytest_devicelab.devices.slots import sha256_file
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence.record import Attempt, DeviceIdentity, ModelIdentity, Purpose, RunRecord
 from pytest_devicelab.lab.retry import failure_class
-from pytest_devicelab.matrix.specs import DeviceSpec, HealthSpec, LogProfile, MatrixSpec, ModelSpec, Retries
+from pytest_devicelab.matrix.specs import (
+    DeviceSpec,
+    HealthSpec,
+    LogProfile,
+    MatrixSpec,
+    MeasureSpec,
+    ModelSpec,
+    Retries,
+)
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.qairt import find_sdk
 from pytest_devicelab.runtimes.registry import choose_runtime
@@ -33,6 +41,7 @@ class RunRequest:
         fixed_performance: whether the device is to hold its clocks meanwhile, if it can.
         unit: serial of the unit of a pool it has to be made on, where that is still there; empty for any.
         qairt_sdk: Qualcomm's SDK on this machine, for devices that have no runner of their own; None for none.
+        measure: how time, memory and energy are measured; None for a run that gives outputs.
     """
 
     id: str
@@ -49,6 +58,7 @@ class RunRequest:
     retries: Retries = field(default_factory=Retries)
     health: HealthSpec = field(default_factory=HealthSpec)
     fixed_performance: bool = False
+    measure: MeasureSpec | None = None
 
 
 def make_request(
@@ -70,6 +80,9 @@ def make_request(
     parts = (model.id, spec.id, purpose, sha256, runtime, sorted(model.options.items()))
     digest = hashlib.sha256(repr(parts).encode())
     digest.update(fingerprint_of(inputs))
+    measure = model.measure if purpose == "measure" else None
+    if measure is not None:
+        digest.update(f"{measure.inferences} {measure.warm_up}".encode())
     return RunRequest(
         id=f"{model.id}.{spec.id}.{purpose}.{digest.hexdigest()[:8]}",
         model=ModelIdentity(id=model.id, variant=model.variant, sha256=sha256),
@@ -78,11 +91,13 @@ def make_request(
         options=model.options,
         inputs=inputs,
         purpose=purpose,
-        logging=matrix.logging,
+        # Logs take time, of which none is the model's.
+        logging=matrix.logging if measure is None else LogProfile(level="off"),
         timeout_s=matrix.lab.run_timeout_s,
         retries=matrix.lab.retries,
         health=matrix.lab.health,
         fixed_performance=matrix.lab.fixed_performance,
+        measure=measure,
         qairt_sdk=find_sdk(matrix.qairt_sdk, os.environ) if spec.kind == "adb" else None,
     )
 

@@ -8,9 +8,9 @@ import re
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,15 @@ PULL_PREFIX = ".pull-"
 # Stages of a `load_error` at which the model is at fault; a device that does not open, a missing skel or an
 # execution that broke off is the lab's.
 _REFUSING_STAGES = ("placement", "finalize", "load")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployed:
+    """What lies on the device for a run: the job, the inputs' folder and how many samples are in it."""
+
+    job: Job
+    inputs: str
+    samples: int
 
 
 class Run:
@@ -101,7 +110,8 @@ class Run:
         except InfrastructureError as error:
             with suppress(InfrastructureError):  # what happened first is what counts
                 self._gate.leave()
-            return self._finish(replace(record, status="failed", error=str(error))), error
+            # What was measured before the lab failed, or on a device that throttled, counts for nothing.
+            return self._finish(replace(record, status="failed", measured=None, error=str(error))), error
         return self._finish(record), None
 
     @contextmanager
@@ -154,6 +164,10 @@ class Run:
 
     def _execute(self, prepared: Prepared, backend: str) -> tuple[int, str] | None:
         """Deploy and run; return None when the runner succeeded, else its exit status and what it printed."""
+        deployed = self._deploy(prepared, backend)
+        return self._watch(prepared, deployed, self._runtime.command(prepared, deployed.job))
+
+    def _deploy(self, prepared: Prepared, backend: str) -> Deployed:
         device, request = self._device, self._request
         self._say("deploying")
         model = deploy_file(device, prepared.file, prepared.file.name)
@@ -179,22 +193,29 @@ class Run:
             kit_folder=f"{self._work}/kit",
             program=device.spec.runners.get(request.runtime, ""),
         )
+        return Deployed(job=job, inputs=inputs, samples=archive.samples)
+
+    def _watch(
+        self, prepared: Prepared, deployed: Deployed, command: tuple[str, ...]
+    ) -> tuple[int, str] | None:
+        """Run a command line with logs; None when it succeeded, else its exit status and what it printed."""
+        device, request = self._device, self._request
         token = hashlib.sha256(f"{request.id}{time.time_ns()}".encode()).hexdigest()[:16]
         done = run_watched(
             device,
-            self._runtime.command(prepared, job),
+            command,
             request.logging,
-            cwd=inputs,
+            cwd=deployed.inputs,
             token=token,
             spool=self._folder / "logcat.part",
             timeout_s=request.timeout_s,
-            started=lambda: self._say(f"running {archive.samples} samples"),
+            started=lambda: self._say(f"running {deployed.samples} samples"),
             broken_off=lambda data: self._read_log("logcat", data),
             environment=prepared.kit.environment if prepared.kit else {},
         )
         self._hear(done)
         if done.exit_code == 0:
-            self._require_same(model, prepared.file)
+            self._require_same(deployed.job.model, prepared.file)
             return None
         return done.exit_code, last_words(done.stderr, done.stdout)
 
@@ -257,13 +278,7 @@ class Run:
     def _collected(self, record: RunRecord, prepared: Prepared) -> RunRecord:
         self._say("collecting")
         out = f"{self._work}/out"
-        present = set(self._device.script(f"cd {shlex.quote(out)} && ls").text.split())
-        for name in (*self._runtime.evidence_files, *(prepared.kit.evidence_files if prepared.kit else ())):
-            # What an attempt before this one brought must not speak for it.
-            (self._folder / name).unlink(missing_ok=True)
-            if name in present:
-                self._device.pull(f"{out}/{name}", self._folder / name)
-                self._files[name] = name
+        self._fetch((*self._runtime.evidence_files, *(prepared.kit.evidence_files if prepared.kit else ())))
         outputs = self._runtime.read_outputs(prepared, self._folder)
         tensors = tuple(self._collect_output(output, record.samples, out) for output in outputs)
         left: Leftovers = self._runtime.read_leftovers(prepared, self._folder)
@@ -276,6 +291,17 @@ class Run:
             placement=left.placement,
             versions={**record.versions, **left.versions},
         )
+
+    def _fetch(self, names: Iterable[str]) -> None:
+        """Pull those of the files that the runner left in its output folder."""
+        out = f"{self._work}/out"
+        present = set(self._device.script(f"cd {shlex.quote(out)} && ls").text.split())
+        for name in dict.fromkeys(names):
+            # What an attempt before this one brought must not speak for it.
+            (self._folder / name).unlink(missing_ok=True)
+            if name in present:
+                self._device.pull(f"{out}/{name}", self._folder / name)
+                self._files[name] = name
 
     def _collect_output(self, output: OutputFile, samples: int, out: str) -> TensorRecord:
         """Join an output's raw files on the device, hash them there, and pull them unless we have those bytes."""

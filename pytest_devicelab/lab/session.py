@@ -119,6 +119,19 @@ class LabSession:
         unit = self.evaluate(spec, model).device.serial if spec.pool or spec.kind == "cluster" else ""
         return self.run(spec, model, few, "repeat", unit=unit)
 
+    def measure(self, spec: DeviceSpec, model: ModelSpec) -> RunRecord:
+        """Return the record of the run that measures time, memory and energy, on the first sample.
+
+        Where the evaluation brings such figures by itself, as in AI Hub, or cannot be carried out, it is that record.
+        """
+        evaluated = self.evaluate(spec, model)
+        if evaluated.measured is not None or evaluated.status != "ok":
+            return evaluated
+        one = {name: array[:1] for name, array in self.inputs(model).items()}
+        # One unit of a pool stands for the others in bits, not in time: it is the one the outputs are from.
+        unit = evaluated.device.serial if spec.pool or spec.kind == "cluster" else ""
+        return self.run(spec, model, one, "measure", unit=unit)
+
     def run(
         self,
         spec: DeviceSpec,

@@ -14,7 +14,7 @@ import yaml
 from pytest_devicelab.matrix.cursor import Cursor
 from pytest_devicelab.matrix.decode_device import ID, ID_RULE
 from pytest_devicelab.matrix.runtime_names import BUILT_IN, default_runtime, runtime_names
-from pytest_devicelab.matrix.specs import Agreement, ExpectedFallback, Gates, ModelSpec
+from pytest_devicelab.matrix.specs import Agreement, ExpectedFallback, Gates, MeasureSpec, ModelSpec
 from pytest_devicelab.matrix.suggest import did_you_mean, nearest, show
 
 AGREEMENTS: tuple[Agreement, ...] = get_args(Agreement)
@@ -33,6 +33,7 @@ _OPTIONAL = (
     "expect",
     "gates",
     "samples",
+    "measure",
 )
 _SWITCH = ("0", "1")
 
@@ -95,6 +96,7 @@ def decode_model(
     fallbacks = _fallbacks(fields["expect"], device_ids)
     gates = _gates(fields["gates"])
     samples = fields["samples"].integer(1, 10**9)
+    measure = _measure(fields["measure"])
     if model_id is None or path is None:
         return None
     return ModelSpec(
@@ -112,6 +114,7 @@ def decode_model(
         expected_fallbacks=fallbacks,
         gates=gates,
         samples=samples,
+        measure=measure,
     )
 
 
@@ -188,6 +191,18 @@ def _fallback_devices(cursor: Cursor, device_ids: Collection[str]) -> tuple[str,
         elif device is not None:
             devices.append(device)
     return tuple(devices)
+
+
+def _measure(cursor: Cursor) -> MeasureSpec | None:
+    fields = cursor.fields(optional=("inferences", "warm_up"))
+    inferences, warm_up = fields["inferences"].integer(1, 100_000), fields["warm_up"].integer(0, 10_000)
+    if not cursor.present:
+        return None
+    usual = MeasureSpec()
+    return MeasureSpec(
+        inferences=usual.inferences if inferences is None else inferences,
+        warm_up=usual.warm_up if warm_up is None else warm_up,
+    )
 
 
 def _gates(cursor: Cursor) -> Gates:

@@ -231,6 +231,14 @@ class Gates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureSpec:
+    """How a model's time, memory and energy are measured: so many inferences, after so many that do not count."""
+
+    inferences: int = 100
+    warm_up: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """One model variant under test.
 
@@ -243,6 +251,7 @@ class ModelSpec:
         options: options of the QNN execution provider, such as `offload_graph_io_quantization`.
         samples: how many of the N samples to run, from the first; None for all.
         network: what the model is one form of; models of one network are compared on each device. Empty for none.
+        measure: how its time, memory and energy are measured; None where they are not.
     """
 
     id: str
@@ -259,6 +268,7 @@ class ModelSpec:
     expected_fallbacks: tuple[ExpectedFallback, ...] = ()
     gates: Gates = Gates()
     samples: int | None = None
+    measure: MeasureSpec | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from pytest_devicelab.report.grid import (
     merge_fusions,
     percent,
 )
+from pytest_devicelab.report.measured import energy_text, latency_text, size_text, time_text
 from pytest_devicelab.report.networks import places
 from pytest_devicelab.report.session import Session
 
@@ -103,5 +104,9 @@ def _content(session: Session) -> dict[str, Any]:
         "loss": phrases.loss,
         "distance": phrases.distance,
         "form_places": places,
+        "latency_text": latency_text,
+        "time_text": time_text,
+        "size_text": size_text,
+        "energy_text": energy_text,
         "moved": phrases.moved(session),
     }

@@ -18,6 +18,7 @@ from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
 from pytest_devicelab.report.coverage import CoverageHole, find_holes
 from pytest_devicelab.report.findings import Fallback, Fusion, find_fallbacks, find_fusions
+from pytest_devicelab.report.measured import MeasurementEntry, find_measurements
 from pytest_devicelab.report.networks import NetworkEntry, find_networks
 from pytest_devicelab.verdicts.comparison import Comparison, Distance, Divergence, PairDiff
 from pytest_devicelab.verdicts.flaky import settle
@@ -182,6 +183,7 @@ class Session:
     coverage_holes: tuple[CoverageHole, ...]
     models: tuple[ModelEntry, ...]
     runs: tuple[RunEntry, ...]
+    measurements: tuple[MeasurementEntry, ...]
     transfers: Transfers
     comparisons: tuple[ComparisonEntry, ...]
     attribution: tuple[AttributionEntry, ...]
@@ -239,6 +241,7 @@ def assemble(
         coverage_holes=find_holes(_units(devices), records),
         models=tuple(_model(spec, matrix.path.parent, records) for spec in matrix.models),
         runs=tuple(_run(record) for record in records),
+        measurements=find_measurements(records),
         transfers=_transfers(records),
         comparisons=tuple(_comparison(comparison) for comparison in compared),
         attribution=tuple(entry for comparison in compared for entry in _attribution(comparison)),

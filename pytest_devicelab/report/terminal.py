@@ -18,6 +18,7 @@ from pytest_devicelab.report.grid import (
     merge_fusions,
 )
 from pytest_devicelab.report.lines import Entry, Line, Style, cut, limited, wrapped
+from pytest_devicelab.report.measured import SIMULATED, measured_text
 from pytest_devicelab.report.session import ComparisonEntry, DeviceEntry, Session, VerdictEntry
 from pytest_devicelab.verdicts.comparison import Divergence
 
@@ -55,13 +56,15 @@ def summarize(session: Session, width: int, *, folder: str | None = None) -> lis
     room -= len(losses)
     networks = limited("One network in several forms", _networks(session, width), room // 3, "network")
     room -= len(networks)
+    measured = limited(_measured_title(session), _measured(session, width), room // 3, "measurement")
+    room -= len(measured)
     fused = _fusions(session, width)
     # Two lines say at least how many fusions there are.
     classes = limited(_PARTED, _classes(session, width), room - 2 * bool(fused), "comparison")
     fusions = limited(_fused_title(session), fused, room - len(classes), "model")
     kept = [
         section
-        for section in (head, alarms, table, networks, losses, classes, fallbacks, fusions, end)
+        for section in (head, alarms, table, networks, measured, losses, classes, fallbacks, fusions, end)
         if section
     ]
     spare = MAX_LINES - sum(map(len, kept))
@@ -175,6 +178,16 @@ def _networks(session: Session, width: int) -> list[Entry]:
         [line for sentence in found.answer for line in wrapped(sentence, width, "plain")]
         for found in session.networks
     ]
+
+
+def _measured(session: Session, width: int) -> list[Entry]:
+    """Say what each model costs on each device, as far as it was measured."""
+    return [wrapped(measured_text(entry), width, "plain") for entry in session.measurements]
+
+
+def _measured_title(session: Session) -> str:
+    simulated = any(entry.simulated for entry in session.measurements)
+    return f"Measured{f' (sim = {SIMULATED})' if simulated else ''}"
 
 
 def _classes(session: Session, width: int) -> list[Entry]:

@@ -7,22 +7,26 @@ one space between them) and `output_<sample>_<index>.raw`, all in one folder tha
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from pytest_devicelab.errors import InfrastructureError, ModelError
+from pytest_devicelab.evidence.events import Event
+from pytest_devicelab.evidence.measurements import absent
 from pytest_devicelab.matrix.soc import Soc
-from pytest_devicelab.matrix.specs import DeviceSpec
+from pytest_devicelab.matrix.specs import DeviceSpec, MeasureSpec
 from pytest_devicelab.runtimes.host import stack_samples
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.kit import Kit, Place
 from pytest_devicelab.runtimes.runner_files import read_versions
 from pytest_devicelab.runtimes.runtime import DeclaredInput, Job, Leftovers, OutputFile, Prepared
+from pytest_devicelab.runtimes.timing import Timing, read_average
 from pytest_devicelab.virtual.executorch_model import load_executorch, require_executorch
 from pytest_devicelab.virtual.pte_file import read_pte
 
+_RUNNER = "qnn_executor_runner"
 _STAND_IN = "stand_in.json"
 
 
@@ -32,6 +36,7 @@ class ExecutorchRuntime:
     name = "executorch"
     suffixes: tuple[str, ...] = (".pte",)
     evidence_files: tuple[str, ...] = (_STAND_IN,)
+    timing_files: tuple[str, ...] = ()
 
     def require(self) -> None:
         """Ask for executorch and torch, which read programs and compute the yardstick."""
@@ -118,17 +123,20 @@ class ExecutorchRuntime:
 
         Our list names each file's input, and the runner wants bare paths, in the order of the arguments: that of names.
         """
-        bare = f"{job.output_dir}/input_list.bare"
-        runner = (
-            job.program or "qnn_executor_runner",
-            f"--model_path={job.model}",
-            f"--input_list_path={bare}",
-            f"--output_folder_path={job.output_dir}",
+        return _command(job)
+
+    def timed_command(self, prepared: Prepared, job: Job, plan: MeasureSpec) -> tuple[str, ...]:
+        """Return it with the runner's own warm-up and repetition."""
+        return _command(job, f"--warm_up={plan.warm_up}", f"--iteration={plan.inferences}")
+
+    def read_timing(
+        self, prepared: Prepared, folder: Path, events: Iterable[Event], plan: MeasureSpec
+    ) -> Timing:
+        """Read the average the runner logs, all it says of time."""
+        return Timing(
+            latency=read_average(events, plan, _RUNNER),
+            load_us=absent(f"{_RUNNER} does not say how long loading takes"),
         )
-        ready = f"sed 's/[^ ]*:=//g' {shlex.quote(job.input_list)} > {shlex.quote(bare)}"
-        text = f"mkdir -p {shlex.quote(job.output_dir)} && {ready} && exec {shlex.join(runner)}"
-        # The shell's own name is that of the program it becomes: DSP messages are switched on by it.
-        return ("sh", "-c", text, runner[0])
 
     def read_outputs(self, prepared: Prepared, folder: Path) -> tuple[OutputFile, ...]:
         """Return what the program itself says it gives."""
@@ -138,3 +146,18 @@ class ExecutorchRuntime:
     def read_leftovers(self, prepared: Prepared, folder: Path) -> Leftovers:
         """Read what a stand-in says of itself; the real runner leaves no such file, and no placement either."""
         return Leftovers(versions=read_versions(folder / _STAND_IN))
+
+
+def _command(job: Job, *flags: str) -> tuple[str, ...]:
+    bare = f"{job.output_dir}/input_list.bare"
+    runner = (
+        job.program or _RUNNER,
+        f"--model_path={job.model}",
+        f"--input_list_path={bare}",
+        f"--output_folder_path={job.output_dir}",
+        *flags,
+    )
+    ready = f"sed 's/[^ ]*:=//g' {shlex.quote(job.input_list)} > {shlex.quote(bare)}"
+    text = f"mkdir -p {shlex.quote(job.output_dir)} && {ready} && exec {shlex.join(runner)}"
+    # The shell's own name is that of the program it becomes: DSP messages are switched on by it.
+    return ("sh", "-c", text, runner[0])

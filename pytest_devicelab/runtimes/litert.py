@@ -6,14 +6,16 @@ It drives `litert-run`, whose command line docs/reference/litert-run.md describe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from pytest_devicelab.errors import ModelError
+from pytest_devicelab.evidence.events import Event
 from pytest_devicelab.matrix.soc import Soc
-from pytest_devicelab.matrix.specs import DeviceSpec
+from pytest_devicelab.matrix.specs import DeviceSpec, MeasureSpec
 from pytest_devicelab.runtimes.host import stack_samples
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.names import require_listable
@@ -27,6 +29,7 @@ from pytest_devicelab.runtimes.runner_files import (
     require_all,
 )
 from pytest_devicelab.runtimes.runtime import DeclaredInput, Job, Leftovers, OutputFile, Prepared
+from pytest_devicelab.runtimes.timing import TIMING, Timing, read_timing_json
 from pytest_devicelab.virtual.litert_model import load_litert, require_litert
 
 
@@ -36,6 +39,7 @@ class LitertRuntime:
     name = "litert"
     suffixes: tuple[str, ...] = (".tflite",)
     evidence_files: tuple[str, ...] = (OUTPUTS, PLACEMENT, VERSIONS)
+    timing_files: tuple[str, ...] = (TIMING,)
 
     def require(self) -> None:
         """Ask for ai-edge-litert, which reads models and computes the yardstick."""
@@ -85,6 +89,17 @@ class LitertRuntime:
             f"--output_dir={job.output_dir}",
             f"--log_level={job.log_level}",
         )
+
+    def timed_command(self, prepared: Prepared, job: Job, plan: MeasureSpec) -> tuple[str, ...]:
+        """Return it with every inference timed: the very program the outputs come from, not `benchmark_model`."""
+        quiet = replace(job, log_level="error")
+        return (*self.command(prepared, quiet), f"--repeat={plan.warm_up + plan.inferences}", "--timing")
+
+    def read_timing(
+        self, prepared: Prepared, folder: Path, events: Iterable[Event], plan: MeasureSpec
+    ) -> Timing:
+        """Read the times as litert-run wrote them."""
+        return read_timing_json(folder / TIMING, plan, "litert-run")
 
     def read_outputs(self, prepared: Prepared, folder: Path) -> tuple[OutputFile, ...]:
         """Read what litert-run says it wrote; dtype, shape and quantization are for the model to say."""

@@ -5,15 +5,16 @@ It drives `ort-run`, whose command line docs/reference/ort-run.md describes as a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_devicelab.errors import InfrastructureError
+from pytest_devicelab.evidence.events import Event
 from pytest_devicelab.evidence.record import NodePlacement, OpRow
 from pytest_devicelab.matrix.soc import Soc
-from pytest_devicelab.matrix.specs import DeviceSpec
+from pytest_devicelab.matrix.specs import DeviceSpec, MeasureSpec
 from pytest_devicelab.runtimes.host import declared_inputs, run_on_host
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.macs import node_macs
@@ -29,6 +30,7 @@ from pytest_devicelab.runtimes.runner_files import (
     require_all,
 )
 from pytest_devicelab.runtimes.runtime import DeclaredInput, Job, Leftovers, OutputFile, Prepared
+from pytest_devicelab.runtimes.timing import TIMING, Timing, read_timing_json
 from pytest_devicelab.virtual.onnx_model import (
     conversions_around,
     edge_conversions,
@@ -52,6 +54,7 @@ class OrtRuntime:
     name = "ort"
     evidence_files: tuple[str, ...] = (OUTPUTS, PLACEMENT, OPS, VERSIONS, "profile.csv")
     suffixes: tuple[str, ...] = (".onnx",)
+    timing_files: tuple[str, ...] = (TIMING,)
 
     def require(self) -> None:
         """Ask for nothing: which of the packages are needed depends on the devices, and preflight says it."""
@@ -88,20 +91,18 @@ class OrtRuntime:
 
     def command(self, prepared: Prepared, job: Job) -> tuple[str, ...]:
         """Return ort-run's command line."""
-        options = [
-            f"--ep_option={key}={value}" for key, value in sorted(prepared.options.items()) if key != _STRICT
-        ]
-        return (
-            job.program or "ort-run",
-            f"--model={job.model}",
-            f"--input_list={job.input_list}",
-            f"--output_dir={job.output_dir}",
-            f"--ep={'cpu' if job.backend == 'cpu' else 'qnn'}",
-            *options,
-            *(["--strict"] if prepared.options.get(_STRICT) == "1" else []),
-            f"--log_level={_LOG_LEVELS[job.log_level]}",
-            "--profile",
-        )
+        return (*_common(prepared, job), f"--log_level={_LOG_LEVELS[job.log_level]}", "--profile")
+
+    def timed_command(self, prepared: Prepared, job: Job, plan: MeasureSpec) -> tuple[str, ...]:
+        """Return it without profile, with every inference timed."""
+        rounds = f"--repeat={plan.warm_up + plan.inferences}"
+        return (*_common(prepared, job), "--log_level=error", rounds, "--timing")
+
+    def read_timing(
+        self, prepared: Prepared, folder: Path, events: Iterable[Event], plan: MeasureSpec
+    ) -> Timing:
+        """Read the times as ort-run wrote them."""
+        return read_timing_json(folder / TIMING, plan, "ort-run")
 
     def read_outputs(self, prepared: Prepared, folder: Path) -> tuple[OutputFile, ...]:
         """Read what ort-run says it wrote: all outputs of the model, each in a file of its own.
@@ -124,6 +125,18 @@ class OrtRuntime:
             placement=_weighed(_whole(read_placement(folder / PLACEMENT), model), model),
             versions=read_versions(folder / VERSIONS),
         )
+
+
+def _common(prepared: Prepared, job: Job) -> tuple[str, ...]:
+    return (
+        job.program or "ort-run",
+        f"--model={job.model}",
+        f"--input_list={job.input_list}",
+        f"--output_dir={job.output_dir}",
+        f"--ep={'cpu' if job.backend == 'cpu' else 'qnn'}",
+        *(f"--ep_option={key}={value}" for key, value in sorted(prepared.options.items()) if key != _STRICT),
+        *(["--strict"] if prepared.options.get(_STRICT) == "1" else []),
+    )
 
 
 def _whole(placement: tuple[NodePlacement, ...], model: onnx.ModelProto) -> tuple[NodePlacement, ...]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pytest_devicelab.errors import CompileRefused, InfrastructureError, ModelError, TransferError
+from pytest_devicelab.evidence.events import Event
 from pytest_devicelab.matrix.soc import Soc
-from pytest_devicelab.matrix.specs import DeviceSpec
+from pytest_devicelab.matrix.specs import DeviceSpec, MeasureSpec
 from pytest_devicelab.runtimes.compile import compile_context
 from pytest_devicelab.runtimes.host import declared_inputs, run_on_host
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.kit import Kit, Place
 from pytest_devicelab.runtimes.names import file_problem
-from pytest_devicelab.runtimes.qairt import htp_kit, view_profile
+from pytest_devicelab.runtimes.qairt import PROFILE_LOG, htp_kit, view_profile
 from pytest_devicelab.runtimes.runtime import DeclaredInput, Job, Leftovers, OutputFile, Prepared
+from pytest_devicelab.runtimes.timing import Timing, no_timing, read_profile_times
 from pytest_devicelab.virtual.onnx_model import load_model, op_types, output_quantization, signature
 from pytest_devicelab.virtual.profile import op_rows
 from pytest_devicelab.virtual.tools.raw_files import file_name
@@ -32,6 +34,7 @@ class QnnRuntime:
     name = "qnn"
     evidence_files: tuple[str, ...] = (_PROFILE,)
     suffixes: tuple[str, ...] = (".onnx",)
+    timing_files: tuple[str, ...] = (_PROFILE, PROFILE_LOG)
 
     def require(self) -> None:
         """Ask for nothing: which of the packages are needed depends on the devices, and preflight says it."""
@@ -118,23 +121,36 @@ class QnnRuntime:
 
     def command(self, prepared: Prepared, job: Job) -> tuple[str, ...]:
         """Return qnn-net-run's command line."""
-        kit = prepared.kit
+        level = f"--log_level={_LOG_LEVELS[job.log_level]}"
+        return (*_common(prepared, job), "--profiling_level=detailed", level)
+
+    def timed_command(self, prepared: Prepared, job: Job, plan: MeasureSpec) -> tuple[str, ...]:
+        """Return it with the least profile that has times; it has no warm-up of its own."""
         return (
-            job.program or (f"{job.kit_folder}/{kit.program}" if kit else "qnn-net-run"),
-            f"--retrieve_context={job.model}",
-            f"--backend={job.kit_folder}/libQnnHtp.so" if kit else "--backend=libQnnHtp.so",
-            *(kit.arguments if kit else ()),
-            f"--input_list={job.input_list}",
-            f"--output_dir={job.output_dir}",
-            *(
-                [f"--native_input_tensor_names={','.join(prepared.native_inputs)}"]
-                if prepared.native_inputs
-                else []
-            ),
-            "--use_native_output_files",
-            "--profiling_level=detailed",
-            f"--log_level={_LOG_LEVELS[job.log_level]}",
+            *_common(prepared, job),
+            f"--num_inferences={plan.warm_up + plan.inferences}",
+            "--keep_num_outputs=1",
+            "--profiling_level=basic",
+            "--log_level=error",
         )
+
+    def read_timing(
+        self, prepared: Prepared, folder: Path, events: Iterable[Event], plan: MeasureSpec
+    ) -> Timing:
+        """Read the profile; one in the vendor's own format needs the viewer of the SDK."""
+        profile = folder / _PROFILE
+        if not profile.exists() and prepared.kit is not None:
+            try:
+                view_profile(prepared.kit, folder, _PROFILE)
+            except TransferError as error:
+                return no_timing(f"{error.what.rpartition('/')[2]}: {error.why}"[:300])
+        if not profile.exists():
+            return no_timing(
+                "qnn-net-run's profile is in the vendor's format, and no SDK here has qnn-profile-viewer to read it"
+                if (folder / PROFILE_LOG).exists()
+                else "qnn-net-run left no profile"
+            )
+        return read_profile_times(profile.read_bytes(), plan)
 
     def read_outputs(self, prepared: Prepared, folder: Path) -> tuple[OutputFile, ...]:
         """Return what the context binary itself says it writes."""
@@ -157,3 +173,21 @@ class QnnRuntime:
                 fix="the runner stopped early, or its tools are of a version that writes another format",
             ) from error
         return Leftovers(ops=ops)
+
+
+def _common(prepared: Prepared, job: Job) -> tuple[str, ...]:
+    kit = prepared.kit
+    return (
+        job.program or (f"{job.kit_folder}/{kit.program}" if kit else "qnn-net-run"),
+        f"--retrieve_context={job.model}",
+        f"--backend={job.kit_folder}/libQnnHtp.so" if kit else "--backend=libQnnHtp.so",
+        *(kit.arguments if kit else ()),
+        f"--input_list={job.input_list}",
+        f"--output_dir={job.output_dir}",
+        *(
+            [f"--native_input_tensor_names={','.join(prepared.native_inputs)}"]
+            if prepared.native_inputs
+            else []
+        ),
+        "--use_native_output_files",
+    )

@@ -69,6 +69,8 @@ class EngineResult:
         placement: where each node ran, when the runtime can say.
         profile_csv: the profile as the runtime wrote it, when it writes one.
         versions: of the libraries that decide the result.
+        load_us: how long the model took to load, microseconds of this host; None where the engine does not say.
+        inference_us: how long each sample took, likewise; empty where the engine does not say.
     """
 
     outputs: tuple[Tensors, ...]
@@ -78,6 +80,8 @@ class EngineResult:
     placement: tuple[NodePlacement, ...] = ()
     profile_csv: bytes = b""
     versions: Mapping[str, str] = field(default_factory=dict)
+    load_us: float | None = None
+    inference_us: tuple[float, ...] = ()
 
 
 class EngineRefused(Exception):

@@ -100,6 +100,11 @@ def test_the_bits_of_virtual_devices_of_those_chips(
         assert device.engine == "htp"
         assert device.properties["aihub.simulated_because"] == "http://127.0.0.1 is not Qualcomm's service"
         assert records[name].telemetry["aihub.inference.queue_s"]
+        measured = records[name].measured
+        assert measured is not None
+        assert measured.simulated
+        assert (measured.latency.min_us, measured.latency.inferences) == (1234.0, 3)
+        assert (measured.load_us.value, measured.peak_rss_kib.value) == (56789.0, 3072.0)
         assert records[name].log_sources["logcat"] > 0
         verdict = judge_placement(records[name], matrix.models[0])
         assert (verdict.outcome, verdict.details["grade"]) == ("pass", "profile")

@@ -43,6 +43,11 @@ def mute(job: EngineJob) -> EngineResult:
     return replace(right(job), placement=())
 
 
+def untimed(job: EngineJob) -> EngineResult:
+    """Right numbers, and not a word on how long they took."""
+    return replace(right(job), load_us=None, inference_us=())
+
+
 def slow(job: EngineJob) -> EngineResult:
     """Right numbers, after a while."""
     time.sleep(0.5)

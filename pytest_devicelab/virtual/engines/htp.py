@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,8 @@ class _Computed:
     placement: tuple[NodePlacement, ...]
     partitions: int
     first_bytes: int
+    load_us: float
+    inference_us: tuple[float, ...]
 
 
 def run_htp(job: EngineJob) -> EngineResult:
@@ -96,6 +99,8 @@ def run_htp(job: EngineJob) -> EngineResult:
         placement=computed.placement,
         profile_csv=profile_csv,
         versions=versions(),
+        load_us=computed.load_us,
+        inference_us=computed.inference_us,
     )
 
 
@@ -161,12 +166,17 @@ def _from_context(job: EngineJob) -> _Program:
 def _compute(
     job: EngineJob, program: _Program, profile: Path | None, written: Callable[[], int]
 ) -> _Computed:
+    began_ns = time.monotonic_ns()
     session: Any = open_session(program.source, job.soc, job.options, profile=profile)
+    load_us = (time.monotonic_ns() - began_ns) / 1000
     names = [output.name for output in session.get_outputs()]
     placement = node_placements(session, program.ops)
-    outputs, first_bytes = [], written()
+    outputs, times_us, first_bytes = [], [], written()
     for sample in job.inputs:
-        outputs.append(dict(zip(names, session.run(None, dict(sample)), strict=True)))
+        began_ns = time.monotonic_ns()
+        computed = session.run(None, dict(sample))
+        times_us.append((time.monotonic_ns() - began_ns) / 1000)
+        outputs.append(dict(zip(names, computed, strict=True)))
         if len(outputs) == 1:
             first_bytes = written()
     return _Computed(
@@ -174,6 +184,8 @@ def _compute(
         placement=placement,
         partitions=partition_count(session),
         first_bytes=first_bytes,
+        load_us=load_us,
+        inference_us=tuple(times_us),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -24,11 +25,12 @@ from pytest_devicelab.virtual.tools.raw_files import (
     told_files,
     write_contract,
     write_result,
+    write_timing,
 )
 from pytest_devicelab.virtual.tools.runner import open_station, run_job, work_folder
 
 _PROGRAM = "litert-run"
-_OURS = ("Result_*", "outputs.json", "placement.json", "versions.json")
+_OURS = ("Result_*", "outputs.json", "placement.json", "versions.json", "timing.json")
 _TAG = "tflite"  # what LiteRT's own messages bear in logcat
 _PRIORITIES = {"VERBOSE": "V", "INFO": "I", "WARNING": "W", "ERROR": "E", "FATAL": "F"}
 
@@ -44,6 +46,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--input_list", required=True, metavar="FILE", help="a line of files a sample")
     parser.add_argument("--output_dir", required=True, metavar="DIR", help="where the results go")
     parser.add_argument("--log_level", choices=LEVELS, default="warn", help="what goes to logcat")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run the input list N times")
+    parser.add_argument(
+        "--timing",
+        action="store_true",
+        help="write how long each inference took; results of the first round only",
+    )
     return parser
 
 
@@ -58,6 +66,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    if arguments.repeat < 1:
+        raise RunnerError("--repeat takes a number of at least 1")
     station = open_station()
     path = Path(host_path(arguments.model))
     try:
@@ -74,7 +84,7 @@ def _run(arguments: argparse.Namespace) -> None:
         job = EngineJob(
             model=path,
             format="tflite",
-            inputs=samples,
+            inputs=samples * arguments.repeat,
             soc=station.facts.soc,
             work=work,
             log_level=level,
@@ -82,8 +92,11 @@ def _run(arguments: argparse.Namespace) -> None:
         result = run_job(station, run_litert, job, logcat=level, program=_PROGRAM)
     files = told_files(wanted.outputs)
     with results_folder(Path(host_path(arguments.output_dir)), _OURS) as folder:
-        for number, tensors in enumerate(result.outputs):
+        kept = len(samples) if arguments.timing else len(result.outputs)
+        for number, tensors in enumerate(result.outputs[:kept]):
             write_result(folder, number, tensors, files)
+        if arguments.timing:
+            write_timing(folder, result)
         write_contract(folder, result, files)
 
 
@@ -96,16 +109,25 @@ def run_litert(job: EngineJob) -> EngineResult:
     log_file = job.work / "runtime.log"
     try:
         with captured(log_file):
+            began_ns = time.monotonic_ns()
             model = load_litert(job.model, xnnpack=True)
-            outputs: tuple[Tensors, ...] = tuple(model.run(sample) for sample in job.inputs)
+            load_us = (time.monotonic_ns() - began_ns) / 1000
+            outputs: list[Tensors] = []
+            times_us: list[float] = []
+            for sample in job.inputs:
+                began_ns = time.monotonic_ns()
+                outputs.append(model.run(sample))
+                times_us.append((time.monotonic_ns() - began_ns) / 1000)
     except (ModelError, RuntimeError, ValueError) as error:
         raise EngineRefused(str(error), log=_spoken(log_file.read_bytes())) from error
     return EngineResult(
-        outputs=outputs,
+        outputs=tuple(outputs),
         quantization={tensor.name: tensor.quantization for tensor in model.outputs if tensor.quantization},
         log=_spoken(log_file.read_bytes()),
         placement=model.nodes(),
         versions=litert_versions(),
+        load_us=load_us,
+        inference_us=tuple(times_us),
     )
 
 

@@ -28,11 +28,20 @@ from pytest_devicelab.virtual.tools.raw_files import (
     write_contract,
     write_json,
     write_result,
+    write_timing,
 )
 from pytest_devicelab.virtual.tools.runner import Station, open_station, run_job, work_folder
 
 _PROGRAM = "ort-run"
-_OURS = ("Result_*", "outputs.json", "placement.json", "versions.json", "ops.json", "profile.csv")
+_OURS = (
+    "Result_*",
+    "outputs.json",
+    "placement.json",
+    "versions.json",
+    "ops.json",
+    "profile.csv",
+    "timing.json",
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--placement", metavar="FILE", help="default: DIR/placement.json")
     parser.add_argument("--strict", action="store_true", help="refuse instead of falling back to the CPU")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run the input list N times")
+    parser.add_argument(
+        "--timing",
+        action="store_true",
+        help="write how long each inference took; results of the first round only",
+    )
     return parser
 
 
@@ -124,8 +138,11 @@ def _write(
 ) -> None:
     files = told_files(wanted.outputs)
     with results_folder(Path(host_path(arguments.output_dir)), _OURS) as folder:
-        for number, tensors in enumerate(result.outputs):
+        kept = len(wanted.samples) if arguments.timing else len(result.outputs)
+        for number, tensors in enumerate(result.outputs[:kept]):
             write_result(folder, number, tensors, files)
+        if arguments.timing:
+            write_timing(folder, result)
         placement = write_contract(folder, result, files)
         if arguments.profile:
             write_json(folder / "ops.json", [asdict(row) for row in result.ops])

@@ -50,6 +50,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    if arguments.iteration < 1 or arguments.warm_up < 0:
+        raise RunnerError("--iteration takes a number of at least 1, --warm_up of at least 0")
     station = open_station()
     path = Path(host_path(arguments.model_path))
     try:
@@ -77,15 +79,23 @@ def _run(arguments: argparse.Namespace) -> None:
         samples.append(sample)
 
     def run(job: EngineJob) -> EngineResult:
-        began_s = time.monotonic()
+        log, outputs = [], []
         try:
             with captured(job.work / "runtime.log"):
-                outputs = tuple(model.run(sample) for sample in job.inputs)
+                for sample in job.inputs:
+                    for _ in range(arguments.warm_up):
+                        model.run(sample)
+                    began_s = time.monotonic()
+                    for _ in range(arguments.iteration):
+                        computed = model.run(sample)
+                    took_ms = 1000 * (time.monotonic() - began_s)
+                    outputs.append(computed)
+                    average_ms = took_ms / arguments.iteration
+                    text = f"{arguments.iteration} inference took {took_ms:f} ms, avg {average_ms:f} ms"
+                    log.append(LogLine(tag=_TAG, priority="I", message=text))
         except (RuntimeError, ValueError) as error:
             raise EngineRefused(str(error)) from error
-        took_ms = 1000 * (time.monotonic() - began_s)
-        text = f"{len(outputs)} inference took {took_ms:f} ms, avg {took_ms / len(outputs):f} ms"
-        return EngineResult(outputs=outputs, log=(LogLine(tag=_TAG, priority="I", message=text),))
+        return EngineResult(outputs=tuple(outputs), log=tuple(log))
 
     with work_folder() as work:
         job = EngineJob(model=path, format="pte", inputs=tuple(samples), soc=station.facts.soc, work=work)

@@ -254,6 +254,13 @@ def write_contract(folder: Path, result: EngineResult, files: Mapping[str, str])
     return placement
 
 
+def write_timing(folder: Path, result: EngineResult) -> None:
+    """Write how long loading and each inference took; nothing where the engine does not say."""
+    if result.load_us is not None and result.inference_us:
+        times = {"load_us": result.load_us, "inference_us": list(result.inference_us)}
+        write_json(folder / "timing.json", times)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON."""
     path.write_text(json.dumps(value, indent=1) + "\n", "utf-8")

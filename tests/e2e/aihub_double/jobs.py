@@ -212,6 +212,9 @@ class Account:
 
     def _profile(self, folder: Path, detail: Any) -> None:
         detail.major_version, detail.minor_version, detail.execution_time = 1, 2, 1234
+        detail.all_execution_times.extend([1234, 1300, 1266])
+        detail.cold_load_time = 56789
+        detail.execution_memory.peak.lower, detail.execution_memory.peak.upper = 1 << 20, 3 << 20
         for name, cycles, sources in json.loads((folder / "profile.json").read_text()):
             node = sources[0].rpartition(":")[2] if sources else name
             on_cpu = node == self.trouble.cpu_layer
