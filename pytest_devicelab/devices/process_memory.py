@@ -17,6 +17,7 @@ LOOK_EVERY_S = 0.05
 _MOST_KIB = 1 << 32
 _LOOK = "devicelab look"
 _EXIT = "devicelab exit"
+_CHILD = "devicelab child"
 _KIB = r":[ \t]+(\d{1,20}) kB\s*$"
 
 
@@ -37,6 +38,7 @@ def sampling_script(command: Sequence[str], *, cwd: str, environment: Mapping[st
         f"    echo {_LOOK}\n"
         "    grep -e Name: -e VmHWM: /proc/$runner/status 2>/dev/null\n"
         "    grep -e ^Pss: /proc/$runner/smaps_rollup 2>/dev/null\n"
+        f'    grep -qs "^PPid:[[:space:]]*$runner\\$" /proc/[0-9]*/status && echo {_CHILD}\n'
         f"    sleep {LOOK_EVERY_S}\n"
         "done\n"
         f"wait $runner; echo {_EXIT} $?\n"
@@ -54,6 +56,9 @@ def read_memory(text: str) -> tuple[Figure, Figure]:
     if ended is None or int(ended[1]) != 0:
         how = f"with exit status {ended[1]}" if ended else "unseen"
         why = f"the runner ended {how} while its memory was looked at"
+        return absent(why), absent(why)
+    if _CHILD in text:
+        why = "the runner started processes of its own: memory of a wrapper is not the model's; let it end in `exec`"
         return absent(why), absent(why)
     shell = _name(head)
     seen = [look for look in looks if _name(look) not in ("", shell)]

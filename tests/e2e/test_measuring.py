@@ -166,6 +166,8 @@ def test_what_a_hostile_device_says_gives_no_figure(
     assert found.latency.mean_us is None
     assert why in found.latency.why
     assert found.load_us.value is None
+    # The program ran as a child of the script in its place.
+    assert "processes of its own" in found.peak_rss_kib.why
     assert judge_measured(record).outcome == "inconclusive"
 
 

@@ -18,7 +18,7 @@ from pytest_devicelab.evidence.record import ModelIdentity, RunRecord
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.attempts import run_on_device
 from pytest_devicelab.lab.request import RunRequest
-from pytest_devicelab.matrix.specs import log_profile
+from pytest_devicelab.matrix.specs import LogProfile, MeasureSpec, log_profile
 from pytest_devicelab.runtimes.inputs import load_inputs
 from tests.e2e.stub_sdk import AARCH64, TRANSCRIPT, X86_64, build_sdk, elf
 from tests.e2e.virtual_lab import VirtualLab
@@ -52,6 +52,7 @@ def run(virtual_lab: VirtualLab, tmp_path: Path, tmp_path_factory: pytest.TempPa
             runners=facts.pop("runners", {}),
         )
         path = FIXTURES / "digits_cnn" / "int8.onnx"
+        plan: MeasureSpec | None = facts.pop("measure", None)
         request = RunRequest(
             id="cnn",
             model=ModelIdentity(id="cnn", variant="", sha256=hashlib.sha256(path.read_bytes()).hexdigest()),
@@ -59,9 +60,10 @@ def run(virtual_lab: VirtualLab, tmp_path: Path, tmp_path_factory: pytest.TempPa
             runtime="qnn",
             options={"offload_graph_io_quantization": "0", **facts},
             inputs=load_inputs(FIXTURES / "digits_eval.npz", samples=3),
-            purpose="evaluate",
-            logging=log_profile("verbose"),
+            purpose="measure" if plan else "evaluate",
+            logging=LogProfile(level="off") if plan else log_profile("verbose"),
             timeout_s=60,
+            measure=plan,
             qairt_sdk=sdk,
         )
         store = SessionStore.create(tmp_path / "reports", f"session{len(list(tmp_path.glob('reports/s*')))}")
@@ -114,6 +116,22 @@ def test_the_profile_comes_from_the_viewer_of_the_sdk(run: Run, sdk: Path) -> No
     assert with_viewer.ops
     shutil.rmtree(sdk / "bin/x86_64-linux-clang")
     assert run(sdk).ops == ()
+
+
+def test_a_phones_times_come_from_the_viewer_too(run: Run, sdk: Path, transcript: Path) -> None:
+    plan = MeasureSpec(inferences=4, warm_up=1)
+    found = run(sdk, measure=plan).measured
+    assert found is not None
+    assert found.latency.inferences == 4
+    assert found.load_us.value is not None
+    words = [line.removeprefix("word ") for line in transcript.read_text().splitlines()]
+    assert {"--num_inferences=5", "--keep_num_outputs=1", "--profiling_level=basic"} <= set(words)
+    # The SDK's runner is a script here: what it holds is not the model's.
+    assert "processes of its own" in found.peak_rss_kib.why
+    shutil.rmtree(sdk / "bin/x86_64-linux-clang")
+    without = run(sdk, measure=plan).measured
+    assert without is not None
+    assert "qnn-profile-viewer" in without.latency.why
 
 
 def test_the_bits_are_those_of_the_devices_own_runner(run: Run, sdk: Path, transcript: Path) -> None:

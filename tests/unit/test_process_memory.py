@@ -39,6 +39,7 @@ def test_a_device_without_smaps_rollup_has_no_pss_and_says_so() -> None:
     [
         (HEAD + LOOK.format(rss=5, pss=5), "ended unseen"),
         (HEAD + LOOK.format(rss=5, pss=5) + "devicelab exit 137\n", "exit status 137"),
+        (HEAD + LOOK.format(rss=5, pss=5) + "devicelab child\n" + END, "processes of its own"),
         (HEAD + END, "before anybody looked"),
         (HEAD + LOOK.format(rss=0, pss=5) + END, "0 kB is no size"),
         (HEAD + LOOK.format(rss=-7, pss=5) + END, "does not show VmHWM"),
@@ -98,3 +99,9 @@ def test_a_program_that_is_killed_has_no_memory() -> None:
     script = sampling_script(("sh", "-c", "sleep 0.2; kill -9 $$"), cwd="/", environment={})
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert "exit status 137" in read_memory(done.stdout)[0].why
+
+
+def test_a_wrapper_has_no_memory() -> None:
+    script = sampling_script(("sh", "-c", "sleep 0.5; true"), cwd="/", environment={})
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert "processes of its own" in read_memory(done.stdout)[0].why
