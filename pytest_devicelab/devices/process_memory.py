@@ -57,11 +57,11 @@ def read_memory(text: str) -> tuple[Figure, Figure]:
         how = f"with exit status {ended[1]}" if ended else "unseen"
         why = f"the runner ended {how} while its memory was looked at"
         return absent(why), absent(why)
-    if _CHILD in text:
-        why = "the runner started processes of its own: memory of a wrapper is not the model's; let it end in `exec`"
-        return absent(why), absent(why)
     shell = _name(head)
     seen = [look for look in looks if _name(look) not in ("", shell)]
+    if any(_CHILD in look for look in seen):
+        why = "the runner started processes of its own: memory of a wrapper is not the model's; let it end in `exec`"
+        return absent(why), absent(why)
     every = f"one each {LOOK_EVERY_S * 1000:g} ms"
     return (
         _largest("VmHWM", seen, f"VmHWM of /proc/PID/status, {len(seen)} looks, {every}"),

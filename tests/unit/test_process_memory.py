@@ -102,6 +102,8 @@ def test_a_program_that_is_killed_has_no_memory() -> None:
 
 
 def test_a_wrapper_has_no_memory() -> None:
-    script = sampling_script(("sh", "-c", "sleep 0.5; true"), cwd="/", environment={})
+    script = sampling_script(
+        ("python3", "-c", "import subprocess; subprocess.run(['sleep', '0.5'])"), cwd="/", environment={}
+    )
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert "processes of its own" in read_memory(done.stdout)[0].why
