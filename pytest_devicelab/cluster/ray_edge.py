@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pytest_devicelab.errors import InfrastructureError, UserError
@@ -27,6 +27,22 @@ def require_ray() -> None:
             "not installed: ray",
             why="devices of kind cluster, and `devicelab lab join`, run on Ray",
             fix="pip install 'pytest-devicelab[cluster]'",
+        )
+
+
+def require_token(environment: Mapping[str, str]) -> None:
+    """Raise UserError unless this process and what it starts ask each other for the cluster's token.
+
+    A node of Ray listens on all interfaces, and runs whatever it is sent.
+
+    Source: Ray's documentation, ray-security/token-auth.
+    """
+    if environment.get("RAY_AUTH_MODE") != "token":
+        raise UserError(
+            "a lab host without a token would run the programs of whoever reaches its ports",
+            why=f"RAY_AUTH_MODE is {environment.get('RAY_AUTH_MODE') or 'not set'}, and Ray listens on all interfaces",
+            fix="on the head: `ray get-auth-token --generate`; put that file on every host and set RAY_AUTH_MODE=token "
+            "there, see docs/how-to/several-hosts.md; or say --without-token on a network that is yours alone",
         )
 
 
@@ -68,7 +84,8 @@ def connect(address: str) -> Any:
             raise InfrastructureError(
                 f"this host is not part of the Ray cluster at {address}",
                 why=str(error)[:500],
-                fix=f"run `ray start --address={address} --num-cpus=0` here first",
+                fix=f"run `ray start --address={address} --num-cpus=0` here first, with the RAY_AUTH_MODE and the token "
+                "of the cluster",
             ) from error
     return ray
 

@@ -35,6 +35,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     join.add_argument(
         "--cache", default="reports/cache", metavar="DIR", help="compiled models (reports/cache)"
     )
+    join.add_argument(
+        "--without-token", action="store_true", help="take orders from whoever reaches this host's ports"
+    )
     join.set_defaults(run=run_join)
     unquarantine = actions.add_parser("unquarantine", help="let a device out of quarantine")
     unquarantine.add_argument("device", metavar="DEVICE", help="its serial, or its id in the matrix")
@@ -59,14 +62,19 @@ def run_status(options: argparse.Namespace) -> int:
 
 def run_join(options: argparse.Namespace) -> int:
     """Offer the devices of this host until a signal says to stop."""
+    import os
     import signal
     import threading
     from pathlib import Path
 
     from pytest_devicelab.cluster.join import join
+    from pytest_devicelab.cluster.ray_edge import require_ray, require_token
     from pytest_devicelab.lab.executor import LOCAL_KINDS
     from pytest_devicelab.matrix.decode import load_matrix
 
+    require_ray()
+    if not options.without_token:
+        require_token(os.environ)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -25,6 +26,9 @@ from pytest_devicelab.matrix.decode import load_matrix
 from pytest_devicelab.matrix.specs import MatrixSpec
 from pytest_devicelab.runtimes.inputs import load_inputs
 
+# Ray reads them when it is imported: whoever is in this cluster knows its token, and nobody else gets in.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 ray = pytest.importorskip("ray")
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -100,6 +104,39 @@ def cluster() -> Iterator[Cluster]:
             _require_up(hosts[name], name)
         yield Cluster(address=address, hosts=hosts, folder=folder)
         ray.shutdown()
+
+
+def test_without_the_token_nobody_gets_in(cluster: Cluster) -> None:
+    """Ray's ports are open to all interfaces, so this is what keeps others from running programs here."""
+    asked = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", cluster.address]
+    others = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
+    for environment, said in (
+        (dict(os.environ), ""),
+        (others, "InvalidAuthToken"),
+        (others | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}, "InvalidAuthToken"),
+    ):
+        done = subprocess.run(asked, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode == 0) == (not said), done.stderr
+        assert said in done.stderr
+
+
+def test_a_lab_host_does_not_open_itself_to_everybody(tmp_path: Path) -> None:
+    matrix = tmp_path / "rack.yaml"
+    matrix.write_text(HOST.format(name="north", fixtures=FIXTURES))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest_devicelab.cli", "lab", "join"),
+            *("--address=127.0.0.1:1", f"--devices={matrix}"),
+        ],
+        env={key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "would run the programs of whoever reaches its ports" in done.stderr
+    assert "--without-token" in done.stderr
 
 
 def _require_up(process: subprocess.Popen[str], name: str) -> None:
