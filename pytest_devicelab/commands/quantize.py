@@ -32,13 +32,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the quantized model."""
     from pytest_devicelab.aihub.account import account_file, read_account
-    from pytest_devicelab.aihub.edge import HubEdge
+    from pytest_devicelab.aihub.edge import HubEdge, require_client
     from pytest_devicelab.aihub.quantize import quantize
     from pytest_devicelab.runtimes.inputs import load_inputs
 
     def say(text: str) -> None:
         print(text, file=sys.stderr)
 
+    require_client()
     calibration = load_inputs(options.inputs, samples=options.samples)
     edge = HubEdge(read_account(account_file()))
     cache = options.reports / "cache" / "aihub"

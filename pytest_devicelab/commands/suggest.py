@@ -109,10 +109,11 @@ def entry(serial: str, properties: dict[str, str], taken: set[str]) -> str:
 def _aihub_entries(name: str) -> list[str]:
     """Ask AI Hub for the devices of a set; collection never does, so that it is the same in every worker."""
     from pytest_devicelab.aihub.account import account_file, read_account
-    from pytest_devicelab.aihub.edge import HubEdge
+    from pytest_devicelab.aihub.edge import HubEdge, require_client
     from pytest_devicelab.aihub.outcome import Deadline
     from pytest_devicelab.aihub.selection import device_set
 
+    require_client()
     edge, deadline = HubEdge(read_account(account_file())), Deadline.after(120)
     edge.check(deadline)
     taken: set[str] = set()

@@ -16,6 +16,7 @@ from pytest_devicelab.errors import ModelError, UserError
 from pytest_devicelab.lab.lab import namespace_wanted, refuse_unsupported, transport_of
 from pytest_devicelab.lab.session import read_labels
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
+from pytest_devicelab.runtimes.compile import FIX_SHAPES
 from pytest_devicelab.runtimes.inputs import Arrays, load_inputs
 from pytest_devicelab.runtimes.qairt import find_sdk
 from pytest_devicelab.runtimes.registry import REFERENCE_RUNTIME, choose_runtime, find_runtime
@@ -72,16 +73,31 @@ def _required(runtime: str) -> bool:
 
 def _check_packages(matrix: MatrixSpec, devices: tuple[DeviceSpec, ...]) -> None:
     """The CPU engine never stands in for the simulator on its own: that would be another chip under the same name."""
-    runtimes = {choose_runtime(device, model) for device in devices for model in matrix.models}
-    simulated = [device.id for device in devices if device.simulated and device.engine == "htp"]
+    asked = {device.id: {choose_runtime(device, model) for model in matrix.models} for device in devices}
+    simulated = [
+        device.id
+        for device in devices
+        # LiteRT and ExecuTorch compute with libraries of their own.
+        if device.simulated and device.engine == "htp" and asked[device.id] - {"litert", "executorch"}
+    ]
+    # AI Hub compiles for itself unless told otherwise, and other lab hosts compile for their own devices.
+    compiling = [
+        device.id
+        for device in devices
+        if "qnn" in asked[device.id]
+        and device.kind != "cluster"
+        and (device.kind != "aihub" or device.compiler == "ours")
+    ]
     wanted = {}
     if any(
         path.suffix == ".onnx" for model in matrix.models for path in (model.path, model.reference) if path
     ):
         wanted["onnxruntime"] = "the CPU reference of every accuracy verdict"
-    if simulated or "qnn" in runtimes:
+    if simulated or compiling:
         wanted["onnxruntime_qnn"] = (
-            f"the HTP simulator of {', '.join(simulated)}" if simulated else "compiling context binaries"
+            f"the HTP simulator of {', '.join(simulated)}"
+            if simulated
+            else f"compiling context binaries for {', '.join(compiling)}"
         )
     missing = {name: use for name, use in wanted.items() if importlib.util.find_spec(name) is None}
     if missing:
@@ -110,6 +126,8 @@ def _model_problems(model: ModelSpec, usable: Collection[str]) -> list[UserError
         named[model.reference] = (REFERENCE_RUNTIME, _reference_inputs(problems, model, arrays))
     for path, (runtime, given) in named.items():
         declared = _attempt(problems, partial(_declared_inputs, runtime, path, model))
+        if declared is not None and path == model.path and runtime == REFERENCE_RUNTIME:
+            _attempt(problems, partial(_refuse_open, declared, model))
         if declared is not None and given is not None:
             source = model.inputs if given is arrays else model.reference_inputs
             _attempt(problems, partial(_check_fit, path, declared, model, given, given=str(source)))
@@ -136,6 +154,16 @@ def _check_ending(model: ModelSpec) -> None:
             f"{model.path}: runtime {model.runtime} takes {' or '.join(suffixes)} (model {model.id}, {model.source})",
             why="the ending says what a file holds",
             fix="name a file of that kind, or another `runtime:`",
+        )
+
+
+def _refuse_open(declared: Mapping[str, DeclaredInput], model: ModelSpec) -> None:
+    """A batch left open is 1; a runner on a device has nothing to tell another open dimension by."""
+    if found := {name: each for name, each in declared.items() if None in each.shape[1:]}:
+        raise ModelError(
+            f"{model.path}: the model leaves dimensions of its inputs open (model {model.id}, {model.source})",
+            why=f"{_list(found)}: only the first, the batch, may be open, and is then 1",
+            fix=FIX_SHAPES,
         )
 
 

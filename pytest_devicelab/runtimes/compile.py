@@ -22,7 +22,13 @@ from pytest_devicelab.evidence.record import NodePlacement
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.runtimes.compile_worker import BINARY, RESULT
 from pytest_devicelab.virtual.context_binary import ContextBinary, read_context_binary
-from pytest_devicelab.virtual.onnx_model import edge_conversions, external_files, load_model, op_types
+from pytest_devicelab.virtual.onnx_model import (
+    edge_conversions,
+    external_files,
+    load_model,
+    op_types,
+    open_inputs,
+)
 from pytest_devicelab.virtual.placement import left_to_cpu
 from pytest_devicelab.virtual.runtime_log import RefusedOp, misread_chip, refused_ops
 from pytest_devicelab.virtual.simulator import (
@@ -32,6 +38,12 @@ from pytest_devicelab.virtual.simulator import (
     require_simulator,
     unknown_options,
     versions,
+)
+
+OPEN = "QNN compiles fixed shapes, and nobody here chooses one for an open dimension"
+FIX_SHAPES = (
+    "export the model with fixed shapes and batch 1, or fix them: "
+    "python -m onnxruntime.tools.make_dynamic_shape_fixed --input_name NAME --input_shape 1,... MODEL FIXED"
 )
 
 _LOG = "compile.log"
@@ -90,6 +102,14 @@ def compile_context(
     require_simulator()
     onnx_model = load_model(model)
     _check_request(model, soc, options)
+    if left_open := open_inputs(onnx_model):
+        # The compiler would refuse every operator, each with "Cannot get shape".
+        raise CompileRefused(
+            f"{model.name} cannot be compiled for {soc.name}",
+            why=f"{', '.join(left_open)}: {OPEN}",
+            fix=FIX_SHAPES,
+            ops=[],
+        )
     chosen = {**DEFAULT_OPTIONS, **options}
     key = _key(model, external_files(onnx_model, model.parent), soc, chosen)
     entry = cache / key

@@ -10,7 +10,7 @@ from pytest_devicelab.errors import CompileRefused, InfrastructureError, ModelEr
 from pytest_devicelab.evidence.events import Event
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec, MeasureSpec
-from pytest_devicelab.runtimes.compile import compile_context
+from pytest_devicelab.runtimes.compile import FIX_SHAPES, OPEN, compile_context
 from pytest_devicelab.runtimes.host import declared_inputs, run_on_host
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.kit import Kit, Place
@@ -18,7 +18,13 @@ from pytest_devicelab.runtimes.names import file_problem
 from pytest_devicelab.runtimes.qairt import PROFILE_LOG, htp_kit, view_profile
 from pytest_devicelab.runtimes.runtime import DeclaredInput, Job, Leftovers, OutputFile, Prepared
 from pytest_devicelab.runtimes.timing import Timing, no_timing, read_profile_times
-from pytest_devicelab.virtual.onnx_model import load_model, op_types, output_quantization, signature
+from pytest_devicelab.virtual.onnx_model import (
+    load_model,
+    op_types,
+    open_inputs,
+    output_quantization,
+    signature,
+)
 from pytest_devicelab.virtual.profile import op_rows
 from pytest_devicelab.virtual.tools.raw_files import file_name
 
@@ -41,8 +47,14 @@ class QnnRuntime:
 
     def declared_inputs(self, model: Path) -> Mapping[str, DeclaredInput]:
         """Return what the ONNX model declares; its outputs must be such that each gets a file of its own."""
-        declared = declared_inputs(model)
-        if problem := file_problem([output.name for output in load_model(model).graph.output]):
+        declared, loaded = declared_inputs(model), load_model(model)
+        if found := open_inputs(loaded):
+            raise ModelError(
+                f"{model}: the model leaves dimensions of its inputs open",
+                why=f"{', '.join(found)}: {OPEN}",
+                fix=FIX_SHAPES,
+            )
+        if problem := file_problem([output.name for output in loaded.graph.output]):
             raise ModelError(f"{model}: qnn-net-run cannot write its outputs", why=problem, fix=_RENAME)
         return declared
 

@@ -92,6 +92,19 @@ def signature(model: onnx.ModelProto) -> tuple[tuple[TensorInfo, ...], tuple[Ten
     return inputs, tuple(_info(value) for value in model.graph.output)
 
 
+def open_inputs(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Name the inputs that leave a dimension open, with their shapes: `image [?, 1, 8, 8]`."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    shapes = {
+        value.name: [
+            str(size.dim_value) if size.dim_value > 0 else "?" for size in value.type.tensor_type.shape.dim
+        ]
+        for value in model.graph.input
+        if value.name not in constants
+    }
+    return tuple(f"{name} [{', '.join(shape)}]" for name, shape in shapes.items() if "?" in shape)
+
+
 def _info(value: onnx.ValueInfoProto) -> TensorInfo:
     import numpy as np
     from onnx import helper

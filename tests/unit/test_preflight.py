@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from pytest_devicelab.lab.preflight import check_inputs, check_lab
 from pytest_devicelab.matrix.soc import find_soc
 from pytest_devicelab.matrix.specs import DeviceSpec, LabSpec, MatrixSpec, ModelSpec, Source
 
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 PLACE = Source(file="matrix.yaml", line=3, column=5)
 
 
@@ -157,9 +160,39 @@ def test_a_reference_of_another_shape(model: ModelSpec, tmp_path: Path) -> None:
     assert "not the inputs of wide.onnx" in problem.what
 
 
-def test_a_dimension_left_open_takes_any_size(model: ModelSpec, tmp_path: Path) -> None:
+def test_an_open_batch_is_one_where_onnx_runtime_runs_it(model: ModelSpec, tmp_path: Path) -> None:
     other = write_model(tmp_path / "open.onnx", shape=("batch", 4))
-    check_lab(matrix(replace(model, path=other)), (device(),))
+    check_lab(matrix(replace(model, path=other, runtime="ort")), (device(),))
+    # The float model runs on this host, which takes any shape.
+    check_lab(
+        matrix(replace(model, reference=write_model(tmp_path / "any.onnx", shape=("n", "m")))), (device(),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("runtime", "shape", "said"),
+    [
+        ("qnn", ("batch", 4), r"x \[\?, 4\]: QNN compiles fixed shapes"),
+        ("qnn", (1, "n"), r"x \[1, \?\]: QNN compiles fixed shapes"),
+        ("ort", (1, "n"), r"x: float32 \[1, \?\]: only the first, the batch, may be open"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["virtual", "adb", "aihub"])
+def test_open_shapes_are_refused_before_anything_is_started(
+    model: ModelSpec,
+    tmp_path: Path,
+    runtime: str,
+    shape: Any,
+    said: str,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pytest_devicelab.lab.preflight.refuse_unsupported", lambda devices: None)
+    other = replace(model, path=write_model(tmp_path / "open.onnx", shape=shape), runtime=runtime)
+    (problem,) = problems(other, devices=(device(kind=kind),))
+    assert problem.what.startswith(f"{other.path}: the model leaves dimensions of its inputs open")
+    assert re.search(said, problem.why)
+    assert "make_dynamic_shape_fixed" in problem.fix
 
 
 @pytest.mark.parametrize("name", ["a b", "a:=b", "a\nb"])
@@ -191,6 +224,47 @@ def test_the_simulator_is_needed_only_where_the_matrix_asks_for_it(
     assert "the HTP simulator of s24" in problem.why
     assert "pip install 'pytest-devicelab[virtual]'" in problem.fix
     check_lab(matrix(model), (device(engine="cpu", runtime="ort"),))
+
+
+_EXTRAS = ("onnxruntime", "onnxruntime_qnn", "ai_edge_litert", "executorch", "qai_hub", "ray", "ppadb")
+"""The first package of each optional extra that a matrix can need."""
+
+
+@pytest.mark.parametrize(
+    ("facts", "runtime", "extras"),
+    [
+        ({}, "qnn", {"virtual"}),
+        ({}, "ort", {"virtual"}),
+        ({}, "litert", {"litert"}),
+        ({}, "executorch", {"executorch"}),
+        ({"engine": "cpu"}, "ort", {"virtual"}),
+        ({"kind": "adb"}, "qnn", {"virtual"}),
+        ({"kind": "adb"}, "litert", {"litert"}),
+        ({"kind": "adb", "transport": "ppadb"}, "executorch", {"executorch", "ppadb"}),
+        ({"kind": "aihub"}, "qnn", {"virtual", "aihub"}),
+        ({"kind": "cluster"}, "qnn", {"virtual", "cluster"}),
+    ],
+)
+def test_each_optional_extra_that_is_missing_is_named(
+    model: ModelSpec, monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any], runtime: str, extras: set[str]
+) -> None:
+    for name in _EXTRAS:
+        monkeypatch.setitem(sys.modules, name, None)
+    endings = {"litert": "digits_cnn/int8.tflite", "executorch": "digits_cnn/float.pte"}
+    path = FIXTURES / endings[runtime] if runtime in endings else model.path
+    bare = replace(model, path=path, runtime=runtime, reference=None, labels=None)
+    found = problems(bare, devices=(device(**facts),))
+    assert set(re.findall(r"pytest-devicelab\[(.+?)\]", "".join(problem.fix for problem in found))) == extras
+
+
+def test_what_compiles_elsewhere_needs_no_compiler_here(
+    model: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_devicelab.lab.preflight.refuse_unsupported", lambda devices: None)
+    monkeypatch.setitem(sys.modules, "onnxruntime_qnn", None)
+    check_lab(matrix(model), (device(kind="aihub"), device("other", kind="cluster")))
+    (problem,) = problems(model, devices=(device("hub", kind="aihub", compiler="ours"),))
+    assert "compiling context binaries for hub" in problem.why
 
 
 def test_how_namespaces_are_asked_for() -> None:
