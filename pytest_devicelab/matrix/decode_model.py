@@ -36,6 +36,7 @@ _OPTIONAL = (
     "measure",
 )
 _SWITCH = ("0", "1")
+_WHOLE = ("a whole number",)
 
 # Options of the QNN execution provider a matrix may set, with their values where these are few.
 # Source: ONNX Runtime's documentation of the QNN execution provider, and onnxruntime-qnn 2.7.
@@ -56,8 +57,8 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "offload_graph_io_quantization": _SWITCH,
         "qnn_context_priority": ("low", "normal", "normal_high", "high"),
-        "rpc_control_latency": (),
-        "vtcm_mb": (),
+        "rpc_control_latency": _WHOLE,
+        "vtcm_mb": _WHOLE,
         "strict": _SWITCH,  # ours: see runtimes/ort.py
     }
 )
@@ -149,7 +150,7 @@ def _similar_file(path: Path, text: str) -> str:
 def _options(cursor: Cursor, notes: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in cursor.entries().items():
-        text = value.word(_OPTIONS[name]) if _OPTIONS.get(name) else value.scalar()
+        text = _option(value, _OPTIONS.get(name, ()))
         if not _OPTION.fullmatch(name):
             value.fail("is not the name of an option: a-z 0-9 _")
         elif name in _RESERVED:
@@ -165,6 +166,13 @@ def _options(cursor: Cursor, notes: list[str]) -> dict[str, str]:
         if text is not None:
             found[name] = text
     return found
+
+
+def _option(value: Cursor, choices: tuple[str, ...]) -> str | None:
+    if choices == _WHOLE:
+        number = value.integer(0, 10**6)
+        return None if number is None else str(number)
+    return value.word(choices) if choices else value.scalar()
 
 
 def _fallbacks(cursor: Cursor, device_ids: Collection[str]) -> tuple[ExpectedFallback, ...]:

@@ -52,6 +52,8 @@ def file_problem(outputs: Sequence[str]) -> str:
     It names files after tensors, so two names that differ only in what no file of its has would share one, and the last
     to be written would pass for both.
     """
+    if cut := [name for name in outputs if "\0" in name]:
+        return f"the compiler ends the name of output {cut[0][:80]!r} at its first NUL character"
     files = Counter(file_name(name, native=True) for name in outputs)
     shared = [name for name in outputs if files[file_name(name, native=True)] > 1]
     if shared:

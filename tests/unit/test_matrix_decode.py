@@ -575,6 +575,10 @@ MISTAKES = {
         "high_performance, high_power_saver, low_balanced, extreme_power_saver, low_power_saver, "
         "power_saver, sustained_high_performance (did you mean 'burst'?)",
     ),
+    "option that is no number": (
+        *("vtcm_mb: 4", "vtcm_mb: all"),
+        "17:24: models[0].options.vtcm_mb: 'all' is not a whole number in plain decimal",
+    ),
     "option boolean": (
         *("vtcm_mb: 4", "offload_graph_io_quantization: no"),
         "17:46: models[0].options.offload_graph_io_quantization: 'no' is not one of 0, 1",

@@ -78,6 +78,7 @@ def test_an_output_whose_name_no_file_can_have(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no file can have the name of output 'yyy"):
         find_runtime("qnn").declared_inputs(path)
     assert file_problem(["y" * 244]) == ""
+    assert "first NUL character" in file_problem(["a\0b"])
     assert told_files(["y" * 300, "z"]) == {"y" * 300: "output.0.raw", "z": "z.raw"}
 
 
