@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from pytest_devicelab.aihub.account import account_file, read_account
 from pytest_devicelab.aihub.edge import HubEdge, require_client
-from pytest_devicelab.aihub.ledger import JobLedger, Patience
+from pytest_devicelab.aihub.ledger import JobLedger, Patience, patiently
 from pytest_devicelab.aihub.messages import HubDevice
 from pytest_devicelab.aihub.outcome import Deadline, HubRefused, SessionEnded
 from pytest_devicelab.aihub.run import HubRun
@@ -22,6 +22,9 @@ from pytest_devicelab.evidence.record import Attempt, RunRecord
 from pytest_devicelab.lab.executor import ExecutorContext
 from pytest_devicelab.lab.request import RunRequest
 from pytest_devicelab.matrix.specs import DeviceSpec
+
+_OUTAGE_S = 3.0
+"""How long to wait before nobody there is taken for an answer: one dropped connection is not worth a run."""
 
 
 class AihubExecutor:
@@ -101,7 +104,8 @@ class AihubExecutor:
         error = ""
         try:
             _require_qnn(spec, request)
-            self._edge.check(deadline)
+            outage = Deadline.after(min(_OUTAGE_S, deadline.left_s))
+            patiently(lambda: self._edge.check(deadline), deadline, run.wait, outage=outage)
             run.carry_out(self._device(spec, deadline))
         except SessionEnded as ended:
             # No record: whoever resumes the session picks the jobs up.

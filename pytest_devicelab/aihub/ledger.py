@@ -226,14 +226,24 @@ def _look(job: Submission, asked_s: float, edge: HubEdge, deadline: Deadline, wa
     return ""
 
 
-def patiently(ask: Callable[[], T], deadline: Deadline, wait: Patience) -> T:
-    """Ask something harmless until it is answered or the deadline is over, whose last trouble is then raised."""
+def patiently(
+    ask: Callable[[], T], deadline: Deadline, wait: Patience, *, outage: Deadline | None = None
+) -> T:
+    """Ask something harmless until it is answered or the deadline is over, whose last trouble is then raised.
+
+    Args:
+        ask: raises `HubOffline` or `HubRateLimited` where there is no answer yet.
+        deadline: the end of our patience.
+        wait: how long to pause.
+        outage: the end of it where nobody answers at all; None for the same.
+    """
     pause_s = wait.first_s
     while True:
         try:
             return ask()
-        except (HubOffline, HubRateLimited):
-            if deadline.left_s <= pause_s:
+        except (HubOffline, HubRateLimited) as trouble:
+            until = outage if outage is not None and isinstance(trouble, HubOffline) else deadline
+            if until.left_s <= pause_s:
                 raise
         wait.sleep(pause_s)
         pause_s = min(2 * pause_s, wait.most_s)

@@ -11,9 +11,12 @@ from pytest_devicelab.errors import DeadlineExceeded, InfrastructureError
 
 _TEXT = 500
 _QUOTA_WORDS = ("quota", "limit exceeded", "limit reached", "too many jobs", "credits")
-# Source: JobFailureType of qai_hub's public_api_pb2: 3 is "Unsupported, but valid request", 1000 to 9999 are
-# "Possible Hub issues", what follows is the user's model or data.
-_UNSUPPORTED, _HUB_ISSUES = 3, range(1000, 10_000)
+# Source: JobFailureType of qai_hub's public_api_pb2: 3 is "Unsupported, but valid request", 1000 to 9999 are "Possible
+# Hub issues", 10000 to 19000 "Expected errors (bogus inputs, etc.)", 20000 to 29000 "Transient errors".
+_UNSUPPORTED, _UNCLASSIFIED, _EXPECTED = 3, (0, 1, 2), range(10_000, 20_000)
+# Expected by AI Hub, and still none of the model's doing: the job's time was over; the cloud throttled (12100 to 12199);
+# inputs or arguments, which are ours; made for another QNN or DSP version, which says who built it.
+_EXPECTED_OF_THE_LAB = frozenset({12_000, *range(12_100, 12_200), 13_000, 13_001, *range(13_050, 13_100)})
 _HUB_WORDS = (
     *("timed out", "timeout", "internal error", "internal failure", "try again", "cancel"),
     *("unavailable", "device was lost", "worker"),
@@ -110,11 +113,11 @@ def whose_fault(kind: str, failure_type: int, reason: str) -> Fault:
 
     Args:
         kind: `compile`, `quantize` or `inference`.
-        failure_type: as the service classified it; 0 and 2 are no classification.
+        failure_type: as the service classified it; 0 to 2 are no classification, one nobody knows yet blames no model.
         reason: its text.
     """
-    if failure_type == _UNSUPPORTED or failure_type >= _HUB_ISSUES.stop:
-        return "model"
-    if failure_type in _HUB_ISSUES or kind == "inference":
+    if failure_type == _UNSUPPORTED or failure_type in _EXPECTED:
+        return "lab" if failure_type in _EXPECTED_OF_THE_LAB else "model"
+    if failure_type not in _UNCLASSIFIED or kind == "inference":
         return "lab"
     return "lab" if any(word in reason.casefold() for word in _HUB_WORDS) else "model"

@@ -204,6 +204,16 @@ def test_rate_limits_are_waited_out(run: Run, double: Double) -> None:
     assert len(double.account.names("inference_job")) == 1
 
 
+@pytest.mark.parametrize("moods", [[429, 429, 429], [503], [0]])
+def test_a_moment_of_trouble_at_the_very_first_request_is_waited_out(
+    run: Run, double: Double, moods: list[int]
+) -> None:
+    double.account.trouble.moods = moods
+    record = run()
+    assert record.status == "ok", record.error
+    assert double.account.trouble.moods == []
+
+
 @pytest.mark.parametrize("answer", ["403", "status"])
 def test_quota(run: Run, double: Double, answer: str) -> None:
     double.account.trouble.quota = answer

@@ -44,6 +44,7 @@ class Trouble:
         quota: how a submit over quota is answered: `status` (no id), or `403`.
         outputs: `missing`, `short`, `renamed`, `dtype` or `none`.
         truncate: downloads that break off half way.
+        moods: statuses the next requests are answered with, 0 for a connection closed unanswered.
         drop_from: the number of the request from which on connections are closed unanswered.
         cpu_layer: a layer the profile shows on the CPU.
         echo: put this into what failed jobs, logs and versions say.
@@ -57,6 +58,7 @@ class Trouble:
     quota: str = ""
     outputs: str = ""
     truncate: int = 0
+    moods: list[int] = field(default_factory=list)
     drop_from: int = 0
     cpu_layer: str = ""
     echo: str = ""

@@ -90,6 +90,11 @@ def _handler(double: Double) -> type[BaseHTTPRequestHandler]:
             if trouble.drop_from and len(double.requests) >= trouble.drop_from:
                 self.close_connection = True
                 return
+            if trouble.moods:
+                if status := trouble.moods.pop(0):
+                    self._send(status, b'{"detail": "not now"}', "application/json")
+                self.close_connection = True
+                return
             blob = parts.path.startswith("/blob/")
             if not blob and self.headers.get("Authorization") != f"token {TOKEN}":
                 self._send(401, b"", "text/plain")
