@@ -28,7 +28,7 @@ def deploy_file(device: AdbDevice, local: Path, name: str) -> str:
     """
     digest = sha256_file(local)
     slot = f"{DEVICE_ROOT}/slots/{digest}"
-    target = posixpath.join(slot, _plain(name))
+    target = posixpath.join(slot, slot_name(name))
     quoted = shlex.quote(target)
     there = device.script(
         f"sha256sum {quoted} 2>/dev/null || {{ mkdir -p {slot} && rm -rf {slot}/.part-*; }}",
@@ -101,6 +101,6 @@ def _hash_in(result: ShellResult) -> str:
     return result.text.lstrip("\\")[:64].strip()
 
 
-def _plain(name: str) -> str:
+def slot_name(name: str) -> str:
     """Return a name that is one path component, whatever a model's author put into it."""
     return "".join(char if char.isalnum() or char in "._-" else "_" for char in name).lstrip(".") or "file"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -29,6 +30,7 @@ from pytest_devicelab.verdicts.placement import judge_placement
 from pytest_devicelab.virtual.onnx_model import load_model, op_types
 from tests.e2e.aihub_double.server import TOKEN, Double, serve
 from tests.e2e.aihub_lab import FIXTURES, cloud_session, evaluate, write_matrix
+from tests.e2e.hostile_models import FILE_NAMES, INPUT, OUTPUT, rename_onnx
 from tests.e2e.virtual_lab import VirtualLab
 
 REPO = Path(__file__).parents[2]
@@ -448,3 +450,29 @@ def _until(true: Callable[[], bool], seconds: float = 30.0) -> None:
     while not true():
         assert time.monotonic() < end, "it did not come to pass"
         time.sleep(0.05)
+
+
+def test_hostile_names_of_model_input_and_output(
+    double: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    # A matrix takes no control characters in a path.
+    name = "".join(char for char in FILE_NAMES[0] if char.isprintable())
+    model = rename_onnx(FIXTURES / "digits_cnn/int8.onnx", tmp_path / f"{name}.onnx")
+    with np.load(FIXTURES / "digits_eval.npz") as images:
+        np.savez(tmp_path / "inputs.npz", **{INPUT: images["image"][:2]})
+    entry = {"id": "cnn", "path": model.name, "inputs": "inputs.npz", "runtime": "qnn"}
+    device = {"id": "hub_s24", "kind": "aihub", "name": "Samsung Galaxy S24", "timeout_s": 60}
+    matrix = tmp_path / "matrix.yaml"
+    matrix.write_text(
+        yaml.safe_dump(
+            {"schema": "devicelab.matrix/1", "devices": [device], "models": [entry]}, allow_unicode=True
+        )
+    )
+    (record,) = evaluate(tmp_path / "session", tmp_path / "cache", matrix).values()
+    assert record.status == "ok", record.error
+    assert [output.name for output in record.outputs] == [OUTPUT]
+    assert list(here.iterdir()) == []
+    assert not [path for path in tmp_path.rglob("*pwned*") if "touch" not in path.name]
