@@ -12,7 +12,7 @@ from pytest_devicelab.aihub.ledger import JobEntry, JobLedger, Patience
 from pytest_devicelab.aihub.messages import Submission
 from pytest_devicelab.aihub.outcome import Deadline, HubJobFailed, whose_fault
 from pytest_devicelab.devices.slots import sha256_file
-from pytest_devicelab.errors import CompileRefused
+from pytest_devicelab.errors import CompileRefused, ModelError
 from pytest_devicelab.lab.request import fingerprint_of
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.virtual.onnx_model import load_model
@@ -44,6 +44,12 @@ def quantize(
         CompileRefused: AI Hub does not quantize it.
         InfrastructureError: AI Hub could not.
     """
+    if model.suffix != ".onnx":
+        raise ModelError(
+            f"{model}: AI Hub quantizes ONNX models",
+            why="its name does not end in .onnx",
+            fix="give the float .onnx file",
+        )
     load_model(model)
     deadline, wait = Deadline.after(timeout_s), Patience()
     edge.check(deadline)

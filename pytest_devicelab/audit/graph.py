@@ -65,6 +65,8 @@ def read_model(path: Path) -> bytes:
         ModelError: it cannot be read, is not ONNX, or names weight files outside its own folder.
     """
     try:
+        with path.open("rb") as file:
+            _refuse_others(file.read(8), path)
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except (OSError, DecodeError) as error:
         raise ModelError(
@@ -82,13 +84,7 @@ def parse_graph(model: bytes) -> Graph:
     Raises:
         ModelError: these bytes are not an ONNX model with a graph, or its nodes are not in order.
     """
-    for name, mark in _OTHERS.items():
-        if model[4:8] == mark:
-            raise ModelError(
-                f"this is a model for {name}, and only ONNX models are taken apart",
-                why="layers are tapped, cut and requantized in ONNX; of other files the outputs are compared",
-                fix="give the ONNX model it was made from, under `runtime: qnn` or `runtime: ort`",
-            )
+    _refuse_others(model[:8])
     try:
         parsed = onnx.load_model_from_string(model)
     except DecodeError as error:
@@ -115,6 +111,17 @@ def parse_graph(model: bytes) -> Graph:
         infos=_infos(parsed),
         values=constant_tensors(parsed),
     )
+
+
+def _refuse_others(head: bytes, path: Path | None = None) -> None:
+    """Raise `ModelError` for the first bytes of a model for another runtime, which ONNX's parser would call damaged."""
+    for name, mark in _OTHERS.items():
+        if head[4:8] == mark:
+            raise ModelError(
+                f"{path or 'this'} is a model for {name}, and only ONNX models are taken apart",
+                why="layers are tapped, cut and requantized in ONNX; of other files the outputs are compared",
+                fix="give the ONNX model it was made from, under `runtime: qnn` or `runtime: ort`",
+            )
 
 
 def _check_order(graph: onnx.GraphProto, producers: Mapping[str, onnx.NodeProto]) -> None:

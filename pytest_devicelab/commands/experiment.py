@@ -58,6 +58,7 @@ def bench(options: argparse.Namespace, *, compares: bool) -> Iterator[Bench]:
         options: as `add_options` declares them.
         compares: whether the experiment holds devices against each other, and so needs two.
     """
+    from pytest_devicelab.audit.graph import read_model
     from pytest_devicelab.lab.open import open_session
     from pytest_devicelab.lab.preflight import check_lab
     from pytest_devicelab.matrix.decode import load_matrix
@@ -77,6 +78,9 @@ def bench(options: argparse.Namespace, *, compares: bool) -> Iterator[Bench]:
         )
     matrix = replace(matrix, devices=devices, models=(model,))
     check_lab(matrix, devices)
+    read_model(
+        model.path
+    )  # every experiment takes the model apart: what cannot be is refused before a lab is up
     with open_session(
         matrix, devices, reports=options.reports, resume=options.resume, progress=_say
     ) as session:

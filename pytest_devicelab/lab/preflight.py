@@ -78,7 +78,9 @@ def _check_packages(matrix: MatrixSpec, devices: tuple[DeviceSpec, ...]) -> None
         device.id
         for device in devices
         # LiteRT and ExecuTorch compute with libraries of their own.
-        if device.simulated and device.engine == "htp" and asked[device.id] - {"litert", "executorch"}
+        if device.simulated
+        and device.engine == "htp"
+        and (not matrix.models or asked[device.id] - {"litert", "executorch"})
     ]
     # AI Hub compiles for itself unless told otherwise, and other lab hosts compile for their own devices.
     compiling = [

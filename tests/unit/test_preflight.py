@@ -248,7 +248,7 @@ _EXTRAS = ("onnxruntime", "onnxruntime_qnn", "ai_edge_litert", "executorch", "qa
 def test_each_optional_extra_that_is_missing_is_named(
     model: ModelSpec, monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any], runtime: str, extras: set[str]
 ) -> None:
-    for name in _EXTRAS:
+    for name in (*_EXTRAS, "ai_edge_litert.interpreter", "executorch.runtime"):
         monkeypatch.setitem(sys.modules, name, None)
     endings = {"litert": "digits_cnn/int8.tflite", "executorch": "digits_cnn/float.pte"}
     path = FIXTURES / endings[runtime] if runtime in endings else model.path
