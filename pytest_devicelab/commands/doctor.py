@@ -24,16 +24,19 @@ def run(options: argparse.Namespace) -> int:
     """Print a line for each thing as it is found; status 1 when one fails, for then no session can run."""
     from dataclasses import asdict
 
+    from pytest_devicelab.errors import visible
     from pytest_devicelab.lab.checkup import check_up
 
     found = []
     for finding in check_up(reports=options.reports, matrix=options.matrix):
         found.append(finding)
         if not options.json:
-            text = finding.text.replace("\n", "\n" + " " * 17)
+            # Devices, adb and other people's files have a say in it.
+            text, fix = (visible(each, keep="\n") for each in (finding.text, finding.fix))
+            text = text.replace("\n", "\n" + " " * 17)
             print(f"{finding.grade:4} {finding.name:11} {text}", flush=True)
-            if finding.fix:
-                print(f"{'':16} fix: {finding.fix}", flush=True)
+            if fix:
+                print(f"{'':16} fix: {fix}", flush=True)
     if options.json:
         print(json.dumps({"schema": SCHEMA, "findings": [asdict(finding) for finding in found]}, indent=1))
     return int(any(finding.grade == "fail" for finding in found))

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_devicelab.errors import UserError
+from pytest_devicelab.errors import UserError, visible
 
 if TYPE_CHECKING:
     from pytest_devicelab.audit.fingerprint.compare import FingerprintDiff
@@ -59,7 +59,6 @@ def run(options: argparse.Namespace) -> int:
 def _diff(options: argparse.Namespace) -> int:
     from pytest_devicelab.audit.fingerprint.compare import compare
     from pytest_devicelab.audit.fingerprint.fingerprint import read_fingerprint
-    from pytest_devicelab.report.phrases import visible
 
     reference, observed = (read_fingerprint(path) for path in options.diff)
     diff = compare(reference, observed)
@@ -82,8 +81,8 @@ def _take(options: argparse.Namespace) -> int:
         print(_json_of(fingerprints, matches))
     else:
         for one in fingerprints:
-            print("\n".join(_summary(one, matches[one.device.id])))
-        print("\n".join(table(fingerprints)))
+            print(visible("\n".join(_summary(one, matches[one.device.id])), keep="\n"))
+        print(visible("\n".join(table(fingerprints)), keep="\n"))
     answered = (any(answer.sha256 for answer in one.probes) for one in fingerprints)
     return 0 if all(answered) else 2
 
@@ -213,4 +212,4 @@ def _pairs(versions: Any) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text, keep="\n"), file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_devicelab.commands.experiment import add_options, bench, or_inconclusive
-from pytest_devicelab.errors import UserError
+from pytest_devicelab.errors import UserError, visible
 
 if TYPE_CHECKING:
     from pytest_devicelab.audit.smallest import SmallestPart
@@ -47,7 +47,9 @@ def run(options: argparse.Namespace) -> int:
     with whole_file(options.out) as file:
         file.write(content)
     print(
-        json.dumps(_summary(shown, options.out), indent=1) if options.json else _describe(shown, options.out)
+        json.dumps(_summary(shown, options.out), indent=1)
+        if options.json
+        else visible(_describe(shown, options.out), keep="\n")
     )
     return 0
 

@@ -207,6 +207,28 @@ def test_a_phone_with_a_runner_of_its_own_gets_nothing_of_the_sdk(
     assert not transcript.exists()
 
 
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        ('rm "$out/Result_1/logits_native.raw"', "output logits is missing or incomplete"),
+        ('printf x > "$out/Result_1/logits_native.raw"', "output logits has the wrong size"),
+    ],
+)
+def test_outputs_that_are_missing_or_short_are_no_result(
+    run: Run, virtual_lab: VirtualLab, spoil: str, said: str
+) -> None:
+    program = virtual_lab.root("s24") / "data/local/tmp/spoiling-net-run"
+    find_out = 'for word in "$@"; do case $word in --output_dir=*) out=${word#*=} ;; esac; done'
+    program.write_text(f'#!/bin/sh\nqnn-net-run "$@" || exit $?\n{find_out}\n{spoil}\n')
+    program.chmod(0o755)
+    try:
+        record = run(None, runners={"qnn": "/data/local/tmp/spoiling-net-run"})
+    finally:
+        program.unlink()
+    assert record.status == "failed"
+    assert said in record.error
+
+
 def test_an_sdk_for_another_chip(run: Run, tmp_path: Path) -> None:
     record = run(build_sdk(tmp_path / "other", hexagons=("68", "81")))
     assert "SM8650 has Hexagon V75, the SDK is for hexagon-v68, hexagon-v81" in record.error

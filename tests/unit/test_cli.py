@@ -10,6 +10,8 @@ import yaml
 from onnx import TensorProto, helper
 
 from pytest_devicelab.cli import main
+from pytest_devicelab.commands import fingerprint
+from pytest_devicelab.lab.checkup import Finding
 
 
 def test_names_in_a_model_do_not_steer_the_terminal(
@@ -50,3 +52,21 @@ def test_a_matrix_that_is_not_there_names_no_option_of_another_command(
     assert "nope.yaml cannot be read" in said
     assert "--devices" not in said
     assert "fix: check its name" in said
+
+
+def test_what_devices_say_does_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = "adb says \x1b]0;pwned\x07\x1b[2J\u202e\nand more"
+
+    def found(**_: object) -> list[Finding]:
+        return [Finding(grade="warn", name="phones", text=hostile, fix=hostile)]
+
+    monkeypatch.setattr("pytest_devicelab.lab.checkup.check_up", found)
+    assert main(["doctor"]) == 0
+    fingerprint._say(hostile)
+    said = capsys.readouterr()
+    for text in (said.out, said.err):
+        assert "adb says \\x1b]0;pwned\\x07\\x1b[2J\\u202e\n" in text
+        assert "and more" in text
+        assert all(char.isprintable() or char == "\n" for char in text)
