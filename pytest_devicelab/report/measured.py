@@ -56,18 +56,18 @@ def time_text(us: float | None) -> str:
         return "none"
     for unit, size in (("s", 1e6), ("ms", 1e3)):
         if us >= size:
-            return f"{us / size:.3g} {unit}"
-    return f"{us:.3g} us"
+            return f"{_short(us / size)} {unit}"
+    return f"{_short(us)} us"
 
 
 def size_text(kib: float | None) -> str:
     """Return a size in MiB; `none` where there is none."""
-    return "none" if kib is None else f"{kib / 1024:.3g} MiB"
+    return "none" if kib is None else f"{_short(kib / 1024)} MiB"
 
 
 def energy_text(mj: float | None) -> str:
     """Return an energy in mJ; `none` where there is none."""
-    return "none" if mj is None else f"{mj:.3g} mJ"
+    return "none" if mj is None else f"{_short(mj)} mJ"
 
 
 def latency_text(latency: Latency) -> str:
@@ -91,3 +91,7 @@ def measured_text(entry: MeasurementEntry) -> str:
     ]
     mark = " (sim)" if entry.simulated else ""
     return f"{entry.model} on {entry.device}{mark}, {entry.runtime} on {entry.backend}: {'; '.join(parts)}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
