@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from types import MappingProxyType
 from typing import get_args
@@ -13,14 +13,14 @@ import yaml
 
 from pytest_devicelab.matrix.cursor import Cursor
 from pytest_devicelab.matrix.decode_device import ID, ID_RULE
+from pytest_devicelab.matrix.options import decode_options
 from pytest_devicelab.matrix.runtime_names import BUILT_IN, default_runtime, runtime_names
 from pytest_devicelab.matrix.specs import Agreement, ExpectedFallback, Gates, MeasureSpec, ModelSpec
-from pytest_devicelab.matrix.suggest import did_you_mean, nearest, show
+from pytest_devicelab.matrix.suggest import did_you_mean, show
 
 AGREEMENTS: tuple[Agreement, ...] = get_args(Agreement)
 _DEFAULT_GATES = Gates()
 _OPERATOR = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,127}")
-_OPTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _OPTIONAL = (
     "variant",
     "network",
@@ -34,41 +34,6 @@ _OPTIONAL = (
     "gates",
     "samples",
     "measure",
-)
-_SWITCH = ("0", "1")
-_WHOLE = ("a whole number",)
-
-# Options of the QNN execution provider a matrix may set, with their values where these are few.
-# Source: ONNX Runtime's documentation of the QNN execution provider, and onnxruntime-qnn 2.7.
-_OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "enable_block_quant_weight_optimization": _SWITCH,
-        "enable_htp_fp16_clamp_overflow": _SWITCH,
-        "enable_htp_fp16_precision": _SWITCH,
-        "enable_htp_graph_splitting": _SWITCH,
-        "enable_htp_monolithic_lstm": _SWITCH,
-        "enable_htp_shared_memory_allocator": _SWITCH,
-        "enable_htp_spill_fill_buffer": _SWITCH,
-        "htp_bf16_enable": _SWITCH,
-        "htp_graph_finalization_optimization_mode": ("0", "1", "2", "3"),
-        "htp_performance_mode": (
-            *("burst", "balanced", "default", "high_performance", "high_power_saver", "low_balanced"),
-            *("extreme_power_saver", "low_power_saver", "power_saver", "sustained_high_performance"),
-        ),
-        "offload_graph_io_quantization": _SWITCH,
-        "qnn_context_priority": ("low", "normal", "normal_high", "high"),
-        "rpc_control_latency": _WHOLE,
-        "vtcm_mb": _WHOLE,
-        "strict": _SWITCH,  # ours: see runtimes/ort.py
-    }
-)
-# Set by the lab from the device, or naming files and libraries, which a matrix has no business with.
-_RESERVED = frozenset(
-    {
-        *("backend_path", "backend_type", "device_id", "htp_arch", "soc_model", "op_packages"),
-        *("profiling_level", "profiling_file_path", "dump_json_qnn_graph", "json_qnn_graph_dir"),
-        *("enable_framework_op_trace", "qnn_saver_path", "qnn_ir_backend_path"),
-    }
 )
 
 
@@ -93,7 +58,8 @@ def decode_model(
     reference = _file(fields["reference"], folder, ".onnx")
     inputs, labels = _file(fields["inputs"], folder, ".npz"), _file(fields["labels"], folder, ".npy")
     reference_inputs, variant = _file(fields["reference_inputs"], folder, ".npz"), fields["variant"].text()
-    options = _options(fields["options"], notes)
+    taken_by = runtime or default_runtime(path.suffix if path else "")
+    options = decode_options(fields["options"], taken_by, notes)
     fallbacks = _fallbacks(fields["expect"], device_ids)
     gates = _gates(fields["gates"])
     samples = fields["samples"].integer(1, 10**9)
@@ -110,7 +76,7 @@ def decode_model(
         inputs=inputs,
         reference_inputs=reference_inputs,
         labels=labels,
-        runtime=runtime or default_runtime(path.suffix),
+        runtime=taken_by,
         options=MappingProxyType(options),
         expected_fallbacks=fallbacks,
         gates=gates,
@@ -145,34 +111,6 @@ def _similar_file(path: Path, text: str) -> str:
     except (OSError, ValueError):
         return ""
     return did_you_mean(path.name, names) if len(text) <= 200 else ""
-
-
-def _options(cursor: Cursor, notes: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, value in cursor.entries().items():
-        text = _option(value, _OPTIONS.get(name, ()))
-        if not _OPTION.fullmatch(name):
-            value.fail("is not the name of an option: a-z 0-9 _")
-        elif name in _RESERVED:
-            value.fail("is set by the lab itself, from the device and the run: remove it")
-        elif name not in _OPTIONS:
-            close = nearest(name, _OPTIONS, cutoff=0.85)
-            if close:
-                value.fail(f"unknown option (did you mean {close[0]!r}?)")
-            else:
-                notes.append(
-                    f"{value.source}: option {name!r} is unknown to this version; passed on as it is"
-                )
-        if text is not None:
-            found[name] = text
-    return found
-
-
-def _option(value: Cursor, choices: tuple[str, ...]) -> str | None:
-    if choices == _WHOLE:
-        number = value.integer(0, 10**6)
-        return None if number is None else str(number)
-    return value.word(choices) if choices else value.scalar()
 
 
 def _fallbacks(cursor: Cursor, device_ids: Collection[str]) -> tuple[ExpectedFallback, ...]:

@@ -1,4 +1,4 @@
-"""The litert runtime: a .tflite model under LiteRT on the device's CPU, XNNPACK included.
+"""The litert runtime: a .tflite model under LiteRT on the device's CPU, with XNNPACK unless its options say otherwise.
 
 It drives `litert-run`, whose command line docs/reference/litert-run.md describes as a contract. LiteRT's own
 `benchmark_model` takes inputs from files and has no documented way to hand the outputs of every sample out.
@@ -14,6 +14,7 @@ import numpy as np
 
 from pytest_devicelab.errors import ModelError
 from pytest_devicelab.evidence.events import Event
+from pytest_devicelab.matrix.options import LITERT_KERNELS
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec, MeasureSpec
 from pytest_devicelab.runtimes.host import stack_samples
@@ -32,6 +33,8 @@ from pytest_devicelab.runtimes.runtime import DeclaredInput, Job, Leftovers, Out
 from pytest_devicelab.runtimes.timing import TIMING, Timing, read_timing_json
 from pytest_devicelab.virtual.litert_model import load_litert, require_litert
 
+_KERNELS = "kernels"
+
 
 class LitertRuntime:
     """litert-run with the .tflite model as it is."""
@@ -49,14 +52,14 @@ class LitertRuntime:
         """Return the inputs by the names of their tensors, such as `serving_default_image:0`."""
         declared = {
             tensor.name: DeclaredInput(tensor.dtype, tensor.shape)
-            for tensor in load_litert(model, xnnpack=False).inputs
+            for tensor in load_litert(model, kernels="reference").inputs
         }
         require_listable(model, declared, (":=",))
         return declared
 
     def run_on_host(self, model: Path, inputs: Arrays) -> Arrays:
         """Run the model with LiteRT's reference kernels: what it means, without XNNPACK's arithmetic."""
-        loaded = load_litert(model, xnnpack=False)
+        loaded = load_litert(model, kernels="reference")
         try:
             runs = [
                 loaded.run({name: np.expand_dims(array[sample], 0) for name, array in inputs.items()})
@@ -77,17 +80,21 @@ class LitertRuntime:
     def prepare(
         self, model: Path, soc: Soc | None, options: Mapping[str, str], *, backend: str, cache: Path
     ) -> Prepared:
-        """Hand the model out as it is. Options of the matrix are QNN's, and none of them counts here."""
-        return Prepared(file=model, outputs=None, options={})
+        """Hand the model out as it is. Of the options `kernels` counts."""
+        return Prepared(
+            file=model, outputs=None, options={_KERNELS: options.get(_KERNELS, LITERT_KERNELS[0])}
+        )
 
     def command(self, prepared: Prepared, job: Job) -> tuple[str, ...]:
-        """Return litert-run's command line."""
+        """Return litert-run's command line; a runner that only knows the default is not told of it."""
+        kernels = prepared.options.get(_KERNELS, LITERT_KERNELS[0])
         return (
             job.program or "litert-run",
             f"--model={job.model}",
             f"--input_list={job.input_list}",
             f"--output_dir={job.output_dir}",
             f"--log_level={job.log_level}",
+            *([f"--kernels={kernels}"] if kernels != LITERT_KERNELS[0] else []),
         )
 
     def timed_command(self, prepared: Prepared, job: Job, plan: MeasureSpec) -> tuple[str, ...]:
@@ -104,7 +111,7 @@ class LitertRuntime:
     def read_outputs(self, prepared: Prepared, folder: Path) -> tuple[OutputFile, ...]:
         """Read what litert-run says it wrote; dtype, shape and quantization are for the model to say."""
         told = read_outputs(folder / OUTPUTS)
-        declared = load_litert(prepared.file, xnnpack=False).outputs
+        declared = load_litert(prepared.file, kernels="reference").outputs
         require_all(told, [tensor.name for tensor in declared], folder / OUTPUTS, "litert-run")
         files = {output.name: output.file for output in told}
         return tuple(

@@ -73,20 +73,25 @@ def require_litert() -> Any:
         ) from None
 
 
-def load_litert(path: Path, *, xnnpack: bool) -> LitertModel:
+def load_litert(path: Path, *, kernels: str) -> LitertModel:
     """Load a .tflite file.
 
     Args:
         path: the file.
-        xnnpack: compute with the XNNPACK delegate, LiteRT's default; else with its reference kernels, which say what
-            the model means.
+        kernels: what to compute with: `xnnpack`, the delegate that is LiteRT's default; `builtin`, its own optimized
+            kernels without it; `reference`, its plain ones, which say what the model means.
 
     Raises:
         ModelError: it is no such file, LiteRT does not take it, or a dimension other than the batch is open.
         UserError: LiteRT is not installed.
     """
     litert = require_litert()
-    resolver = litert.OpResolverType.BUILTIN if xnnpack else litert.OpResolverType.BUILTIN_REF
+    resolvers = litert.OpResolverType
+    resolver = {
+        "xnnpack": resolvers.BUILTIN,
+        "builtin": resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        "reference": resolvers.BUILTIN_REF,
+    }[kernels]
     try:
         # Read here: the interpreter's message for a file it cannot open names no reason.
         interpreter = litert.Interpreter(

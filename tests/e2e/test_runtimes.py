@@ -15,9 +15,11 @@ from pytest_devicelab.evidence.record import ModelIdentity, RunRecord
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.attempts import run_on_device
 from pytest_devicelab.lab.request import RunRequest
+from pytest_devicelab.matrix.options import LITERT_KERNELS
 from pytest_devicelab.matrix.specs import log_profile
 from pytest_devicelab.runtimes.host import run_on_host
-from pytest_devicelab.runtimes.inputs import load_inputs
+from pytest_devicelab.runtimes.inputs import Arrays, load_inputs
+from pytest_devicelab.runtimes.registry import find_runtime
 from tests.e2e.virtual_lab import VirtualLab
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -34,6 +36,7 @@ def carry_out(
     runtime: str,
     *,
     device: str = "s24",
+    inputs: Arrays = INPUTS,
     **options: str,
 ) -> RunRecord:
     request = RunRequest(
@@ -42,7 +45,7 @@ def carry_out(
         path=path,
         runtime=runtime,
         options=options,
-        inputs={"input_0": INPUTS["image"]} if runtime == "executorch" else INPUTS,
+        inputs={"input_0": INPUTS["image"]} if runtime == "executorch" else inputs,
         purpose="evaluate",
         logging=log_profile("verbose"),
         timeout_s=60,
@@ -84,8 +87,11 @@ def test_litert_computes_on_the_cpu_and_says_so(
     virtual_lab: VirtualLab, store: SessionStore, tmp_path: Path
 ) -> None:
     path = FIXTURES / "digits_cnn/int8.tflite"
-    record = carry_out(virtual_lab, store, tmp_path, path, "litert", offload_graph_io_quantization="0")
-    assert (record.status, record.backend, record.options) == ("ok", "cpu", {})
+    record = carry_out(virtual_lab, store, tmp_path, path, "litert")
+    assert (record.status, record.backend, record.options) == (
+        *("ok", "cpu"),
+        {"kernels": "xnnpack"},
+    )
     assert [(node.op, node.unit) for node in record.placement][:3] == [
         ("QUANTIZE", "cpu"),
         ("RESHAPE", "cpu"),
@@ -99,6 +105,25 @@ def test_litert_computes_on_the_cpu_and_says_so(
     assert tensor.name == "logits"
     # The same integers in another runtime: no logit is further off than one step of them.
     np.testing.assert_allclose(floats(store.read_output(tensor)), floats(onnx), atol=0.0354)
+
+
+def test_litert_computes_with_the_kernels_that_were_asked_for(
+    virtual_lab: VirtualLab, tmp_path: Path
+) -> None:
+    path, inputs = FIXTURES / "digits_cnn/int8.tflite", load_inputs(FIXTURES / "digits_eval.npz", samples=64)
+    bits = {}
+    for kernels in LITERT_KERNELS:
+        store = SessionStore.create(tmp_path, kernels)
+        record = carry_out(virtual_lab, store, tmp_path, path, "litert", inputs=inputs, kernels=kernels)
+        assert (record.status, record.options) == ("ok", {"kernels": kernels}), record.error
+        spoken = store.run_folder(record.id) / "logcat.txt"
+        assert ("XNNPACK delegate" in (spoken.read_text() if spoken.exists() else "")) == (
+            kernels == "xnnpack"
+        )
+        bits[kernels] = store.read_output(record.outputs[0]).tobytes()
+    assert len(set(bits.values())) == len(LITERT_KERNELS)
+    yardstick = find_runtime("litert").run_on_host(path, inputs)["logits"]
+    assert bits["reference"] == yardstick.tobytes()
 
 
 @pytest.mark.parametrize(

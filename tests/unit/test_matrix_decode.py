@@ -949,3 +949,26 @@ def test_every_misspelled_key_is_found_with_the_right_one_suggested(
     suggestion = re.search(r"\(did you mean (.*?)\?\)", reported)
     assert suggestion is not None
     assert repr(key) in suggestion[1]
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("lite.tflite, options: {strict: 1}", "is no option of runtime litert, which takes kernels"),
+        ("lite.tflite, options: {kernel: builtin}", "which takes kernels (did you mean 'kernels'?)"),
+        ("lite.tflite, options: {kernels: fast}", "'fast' is not one of xnnpack, builtin, reference"),
+        ("p.pte, options: {vtcm_mb: 4}", "is no option of runtime executorch, which takes none"),
+    ],
+)
+def test_an_option_that_the_runtime_would_not_heed_is_a_mistake(folder: Path, model: str, said: str) -> None:
+    for name in ("lite.tflite", "p.pte"):
+        (folder / name).touch()
+    (found,) = mistakes(folder, MINIMAL.replace("m.onnx", model))
+    assert said in found
+
+
+def test_the_kernels_of_litert_are_an_option(folder: Path) -> None:
+    (folder / "lite.tflite").touch()
+    matrix = load(folder, MINIMAL.replace("m.onnx", "lite.tflite, options: {kernels: reference}"))
+    assert dict(matrix.models[0].options) == {"kernels": "reference"}
+    assert not matrix.notes

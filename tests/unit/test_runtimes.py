@@ -77,10 +77,10 @@ def test_only_the_batch_may_be_open(tmp_path: Path, axis: int, fits: bool) -> No
     builder.Finish(opened.Pack(builder), file_identifier=b"TFL3")
     (tmp_path / "open.tflite").write_bytes(bytes(builder.Output()))
     if fits:
-        assert load_litert(tmp_path / "open.tflite", xnnpack=False).inputs[0].shape == (1, 1, 8, 8)
+        assert load_litert(tmp_path / "open.tflite", kernels="reference").inputs[0].shape == (1, 1, 8, 8)
     else:
         with pytest.raises(ModelError, match="leaves dimensions of its inputs open"):
-            load_litert(tmp_path / "open.tflite", xnnpack=False)
+            load_litert(tmp_path / "open.tflite", kernels="reference")
 
 
 def test_the_fixture_is_what_its_script_makes(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""litert-run: a .tflite model under LiteRT on a virtual device, on its CPU with XNNPACK.
+"""litert-run: a .tflite model under LiteRT on a virtual device, on its CPU.
 
 Its command line and files are a contract, `docs/reference/litert-run.md`.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pytest_devicelab.errors import ModelError, UserError
+from pytest_devicelab.matrix.options import LITERT_KERNELS
 from pytest_devicelab.virtual.engine import EngineJob, EngineRefused, EngineResult, LogLine, Tensors
 from pytest_devicelab.virtual.litert_model import litert_versions, load_litert
 from pytest_devicelab.virtual.runtime_log import LEVELS, captured
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, metavar="FILE", help="the .tflite model")
     parser.add_argument("--input_list", required=True, metavar="FILE", help="a line of files a sample")
     parser.add_argument("--output_dir", required=True, metavar="DIR", help="where the results go")
+    parser.add_argument("--kernels", choices=LITERT_KERNELS, default="xnnpack", help="what computes")
     parser.add_argument("--log_level", choices=LEVELS, default="warn", help="what goes to logcat")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run the input list N times")
     parser.add_argument(
@@ -71,7 +73,7 @@ def _run(arguments: argparse.Namespace) -> None:
     station = open_station()
     path = Path(host_path(arguments.model))
     try:
-        model = load_litert(path, xnnpack=False)
+        model = load_litert(path, kernels="reference")
     except UserError as error:
         station.log([LogLine(tag=_PROGRAM, priority="E", message=line) for line in str(error).splitlines()])
         raise RunnerError(str(error)) from error
@@ -87,6 +89,7 @@ def _run(arguments: argparse.Namespace) -> None:
             inputs=samples * arguments.repeat,
             soc=station.facts.soc,
             work=work,
+            options={"kernels": arguments.kernels},
             log_level=level,
         )
         result = run_job(station, run_litert, job, logcat=level, program=_PROGRAM)
@@ -110,7 +113,7 @@ def run_litert(job: EngineJob) -> EngineResult:
     try:
         with captured(log_file):
             began_ns = time.monotonic_ns()
-            model = load_litert(job.model, xnnpack=True)
+            model = load_litert(job.model, kernels=job.options["kernels"])
             load_us = (time.monotonic_ns() - began_ns) / 1000
             outputs: list[Tensors] = []
             times_us: list[float] = []
