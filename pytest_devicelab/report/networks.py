@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_devicelab.evidence.measurements import Measurements
 from pytest_devicelab.evidence.record import RunRecord
+from pytest_devicelab.report.measured import energy_text, size_text, time_text
 from pytest_devicelab.verdicts.verdict import Outcome, Verdict
 
 ALPHA = 0.05
@@ -32,6 +34,8 @@ class FormEntry:
         on_npu: devices on which every node ran on the NPU; `on_cpu`, on which none did; `mixed`. The others are unknown.
         classes: of identical bits, over the devices it ran on.
         top1: the worst, with its device; None without labels. `sqnr_db`: the same, against its float model.
+        latency_us: of one inference, the longest on any chip; None where no chip was measured. So are `peak_pss_kib`
+            and `energy_mj`. A simulator's figures are not a chip's, and are not here.
     """
 
     model: str
@@ -45,6 +49,9 @@ class FormEntry:
     classes: int
     top1: Extreme | None
     sqnr_db: Extreme | None
+    latency_us: Extreme | None
+    peak_pss_kib: Extreme | None
+    energy_mj: Extreme | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +139,13 @@ def _form(model: str, verdicts: Sequence[Verdict], records: Sequence[RunRecord])
     ran = [(device, form) for device, form in seen if form.get("status") == "ok"]
     shares = [_number(form.get("npu_share")) for _, form in ran if form.get("backend") != "cpu"]
     runs = {form.get("run") for _, form in ran}
+    compared = {device for device, _ in seen}
+    costs = [
+        (record.device.id, record.measured)
+        for record in records
+        if record.model.id == model and record.device.id in compared
+        if record.measured is not None and not (record.measured.simulated or record.device.simulated)
+    ]
     bits = {
         tuple((tensor.name, tensor.sha256) for tensor in record.outputs)
         for record in records
@@ -150,6 +164,9 @@ def _form(model: str, verdicts: Sequence[Verdict], records: Sequence[RunRecord])
         classes=len(bits),
         top1=_worst((device, _number(form.get("top1"))) for device, form in ran),
         sqnr_db=_worst((device, _number(form.get("sqnr_db"))) for device, form in ran),
+        latency_us=_worst(((id_, _typical_us(cost)) for id_, cost in costs), largest=True),
+        peak_pss_kib=_worst(((id_, cost.peak_pss_kib.value) for id_, cost in costs), largest=True),
+        energy_mj=_worst(((id_, cost.energy_mj.value) for id_, cost in costs), largest=True),
     )
 
 
@@ -192,7 +209,7 @@ def _answer(forms: Sequence[FormEntry], rivals: Sequence[RivalEntry]) -> tuple[s
     sentences = [_sentence(rival, by_model) for rival in rivals]
     spread = ", ".join(f"{form.model} {form.classes} on {form.devices} devices" for form in forms)
     ran = "; ".join(f"{form.model} {places(form)}" for form in forms)
-    return (*sentences, f"Classes of bits: {spread}.", f"Ran on: {ran}.")
+    return (*sentences, f"Classes of bits: {spread}.", f"Ran on: {ran}.", _costs(forms))
 
 
 def _sentence(rival: RivalEntry, forms: Mapping[str, FormEntry]) -> str:
@@ -211,6 +228,32 @@ def _sentence(rival: RivalEntry, forms: Mapping[str, FormEntry]) -> str:
     return f"{told}: not told apart." if rival.p_value >= ALPHA else f"{told} on {rival.loss.device}."
 
 
+def _typical_us(cost: Measurements) -> float | None:
+    """Return the median time of an inference, or the mean where nobody gives single times."""
+    return cost.latency.mean_us if cost.latency.median_us is None else cost.latency.median_us
+
+
+def _costs(forms: Sequence[FormEntry]) -> str:
+    """Say what each form costs on the chip on which it costs most, and of which nobody knows."""
+    told = []
+    for form in forms:
+        parts = [
+            f"{text(figure.value)} ({figure.device})"
+            for figure, text in (
+                (form.latency_us, time_text),
+                (form.peak_pss_kib, size_text),
+                (form.energy_mj, energy_text),
+            )
+            if figure is not None
+        ]
+        told.append(f"{form.model} {', '.join(parts) or 'not measured'}")
+    if all(
+        figure is None for form in forms for figure in (form.latency_us, form.peak_pss_kib, form.energy_mj)
+    ):
+        return "Time, memory and energy: not measured on any chip."
+    return f"Time, memory and energy at most: {'; '.join(told)}."
+
+
 def places(form: FormEntry) -> str:
     """Say where a form ran, and on how many devices: `NPU on 6, CPU on 1`."""
     parts = [
@@ -226,11 +269,11 @@ def places(form: FormEntry) -> str:
     return ", ".join(parts) or "nothing"
 
 
-def _worst(figures: Iterable[tuple[str, float | None]]) -> Extreme | None:
+def _worst(figures: Iterable[tuple[str, float | None]], *, largest: bool = False) -> Extreme | None:
     known = [(value, device) for device, value in figures if value is not None]
     if not known:
         return None
-    value, device = min(known, key=lambda each: each[0])
+    value, device = (max if largest else min)(known, key=lambda each: each[0])
     return Extreme(value=value, device=device)
 
 

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_devicelab.evidence.record import ModelIdentity, Quantization
+from pytest_devicelab.evidence.measurements import Latency, Measurements, absent
+from pytest_devicelab.evidence.record import ModelIdentity, Quantization, RunRecord
 from pytest_devicelab.matrix.specs import Gates
 from pytest_devicelab.report.networks import find_networks
 from pytest_devicelab.verdicts.network import Form, judge_network
@@ -196,6 +197,38 @@ def test_over_all_devices() -> None:
     assert "accuracy -20.00 points" in told
     assert "not told apart" not in told
     assert "lite unknown on 2" in told
+
+
+def test_only_a_chips_time_is_its_time() -> None:
+    def costs(device: str, model: str, took_us: float, *, simulated: bool) -> RunRecord:
+        nothing = absent("nobody looked")
+        cost = Measurements(
+            simulated=simulated,
+            latency=Latency(inferences=20, mean_us=took_us, source="a clock"),
+            load_us=nothing,
+            peak_rss_kib=nothing,
+            peak_pss_kib=nothing,
+            energy_mj=nothing,
+        )
+        record = run_record(device, model=ModelIdentity(id=model, variant="", sha256="0" * 64), measured=cost)
+        return replace(record, device=replace(record.device, simulated=simulated))
+
+    verdicts = [
+        judge_network(
+            "net", device, (form("qnn", scores(), device=device), form("lite", scores(), device=device))
+        )
+        for device in ("s21", "s24")
+    ]
+    faked = [costs("s21", "qnn", 1.0, simulated=True)]
+    (entry,) = find_networks(verdicts, faked)
+    assert entry.answer[-1] == "Time, memory and energy: not measured on any chip."
+    (entry,) = find_networks(
+        verdicts,
+        [*faked, costs("s24", "qnn", 1900.0, simulated=False), costs("far", "lite", 9e9, simulated=False)],
+    )
+    assert entry.answer[-1] == "Time, memory and energy at most: qnn 1.9 ms (s24); lite not measured."
+    assert entry.forms[0].latency_us is not None
+    assert entry.forms[1].latency_us is None, "a device it was not compared on"
 
 
 def test_details_of_another_form_are_passed_over() -> None:
