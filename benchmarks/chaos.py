@@ -3,9 +3,9 @@
     python benchmarks/chaos.py > table.md
 
 A session for each phase, with a virtual device for each fault, which begins when that phase first does, and a healthy
-one. Two more rows are not faults of a device: the session's adb server is killed. Prints a Markdown table of
-outcomes, and ends with exit status 1 when a spoilt run is green, a record or a lease is lost, something hangs past its
-deadline, or the healthy device notices.
+one; and a session whose adb server is killed in that phase. Each device is asked whether its fault began. Prints a
+Markdown table of outcomes, and ends with exit status 1 when a fault did not begin that could have, a spoilt run is
+green, a record or a lease is lost, something hangs past its deadline, or the healthy device notices.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from types import TracebackType
+from typing import Self, get_args
 
 from pytest_devicelab.audit.fleet import accuracy_of
-from pytest_devicelab.errors import DevicelabError
+from pytest_devicelab.errors import DevicelabError, InfrastructureError
 from pytest_devicelab.evidence.record import RunRecord
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.lab import Lab, LabServices
@@ -43,6 +45,8 @@ from pytest_devicelab.matrix.specs import (
 )
 from pytest_devicelab.verdicts.determinism import judge_determinism
 from pytest_devicelab.verdicts.placement import judge_placement
+from pytest_devicelab.virtual.control import control
+from pytest_devicelab.virtual.farm import device_root
 
 _FIXTURES = Path(__file__).parents[1] / "fixtures"
 _PLACE = Source(file="chaos.py", line=1, column=1)
@@ -62,15 +66,12 @@ _WORDS: Mapping[str, Sequence[str]] = {
     "npu_crash": ("runs=9",),
 }
 _KILLED = "adb server killed"
-# What the lab says when a phase begins.
-_SAYS: Mapping[Phase, str] = {
-    "connect": "compiling",
-    "push": "deploying",
-    "run": "running",
-    "log": "running",
-    "pull": "collecting",
-    "restore": "collecting",
+# Faults that find nothing to spoil when they begin so late, or so early, and why that is so by nature.
+_NOTHING_TO_SPOIL: Mapping[str, tuple[Sequence[Phase], str]] = {
+    "corrupt_push": (("run", "pull", "log", "restore"), "no file is pushed any more"),
+    "stale_slot": (("connect", "push"), "no file is in a slot yet"),
 }
+_POLL_S = 0.002
 _MODEL = ModelSpec(
     id="digits",
     path=_FIXTURES / "digits_cnn/int8.onnx",
@@ -90,6 +91,7 @@ class Played:
     records: tuple[RunRecord, ...]
     outcomes: tuple[str, ...]
     took_s: float
+    faults: str = ""
 
     @property
     def word(self) -> str:
@@ -97,6 +99,16 @@ class Played:
         worst = next((each for each in ("fail", "flaky", "inconclusive") if each in self.outcomes), "sound")
         attempts = sum(max(len(record.attempts), 1) for record in self.records)
         return worst if attempts == len(self.records) else f"{worst} ({attempts} attempts)"
+
+    def outcome(self, fault: str, phase: Phase, broken: list[str]) -> str:
+        """Return the word for the table; a fault that has not begun, and could have, is one more that is broken."""
+        if self.faults == f"{fault} (begun)":
+            return self.word
+        phases, why = _NOTHING_TO_SPOIL.get(fault, ((), ""))
+        if phase in phases and self.faults == f"{fault} (lurks)":
+            return f"{self.word}: {why}"
+        broken.append(f"{phase}, {fault}: it never began, the device says {self.faults!r}")
+        return f"not begun ({self.word})"
 
 
 def main() -> int:
@@ -130,19 +142,27 @@ def play_faults(phase: Phase, broken: list[str]) -> dict[str, str]:
         for name in FAULTS
     ]
     played = play([healthy, *victims], broken, phase)
-    return {name: played[name].word for name in FAULTS}
+    return {name: played[name].outcome(name, phase, broken) for name in FAULTS}
 
 
 def play_killed(phase: Phase, broken: list[str]) -> str:
-    """Play a session whose adb server is killed when the phase first begins; both its devices have to be sound."""
-    played = play([_device("healthy"), _device("other")], broken, phase, kill_at=_SAYS[phase])
+    """Play a session whose adb server is killed in the phase; both its devices have to be sound."""
+    held = replace(_device("other"), faults=(parse_fault("freeze", [f"during={phase}"]),))
+    played = play([_device("healthy"), held], broken, phase, kill=held.id)
     return played["other"].word
 
 
 def play(
-    devices: Sequence[DeviceSpec], broken: list[str], phase: Phase, *, kill_at: str = ""
+    devices: Sequence[DeviceSpec], broken: list[str], phase: Phase, *, kill: str = ""
 ) -> dict[str, Played]:
-    """Evaluate and repeat the model on all devices at once, and check the rules that no fault may break."""
+    """Evaluate and repeat the model on all devices at once, and check the rules that no fault may break.
+
+    Args:
+        devices: one of them is called `healthy`.
+        broken: what is found is added here.
+        phase: for messages.
+        kill: a device that freezes at some moment: then the adb server is killed, and the device thaws.
+    """
     matrix = MatrixSpec(
         path=Path("matrix.yaml"),
         lab=LabSpec(run_timeout_s=_RUN_TIMEOUT_S, health=HealthSpec(cool_wait_s=0)),
@@ -152,17 +172,24 @@ def play(
     with tempfile.TemporaryDirectory(prefix="dl-") as folder:
         state = Path(folder)
         os.environ["DEVICELAB_LEASES"] = str(state / "leases")
-        with LabServices(matrix, matrix.devices, state / "lab") as services:
+        lab = state / "lab"
+        with Killer(lab, kill) as killer, LabServices(matrix, matrix.devices, lab) as services:
             session = LabSession(
                 matrix=matrix,
                 devices=matrix.devices,
                 store=SessionStore.create(state / "reports", "session"),
                 lab=Lab(services.address, holder="chaos"),
                 cache=state / "cache",
-                progress=_killer(services.address.port, kill_at),
+                progress=lambda text: None,
             )
             with ThreadPoolExecutor(len(devices)) as pool:
                 found = list(pool.map(lambda spec: _play(session, spec), devices))
+            found = [
+                replace(each, faults=control(_root(lab, spec.id), "fault list"))
+                for spec, each in zip(devices, found, strict=True)
+            ]
+            if killer.killed != bool(kill):
+                broken.append(f"{phase}: {killer.killed} adb servers were killed")
             _check(dict(zip((spec.id for spec in devices), found, strict=True)), session, phase, broken)
             held = [each.device for each in standings(state / "leases") if each.holding is not None]
             broken += [f"{phase}: the lease of {device} leaked" for device in held]
@@ -210,25 +237,56 @@ def _device(name: str) -> DeviceSpec:
     return DeviceSpec(id=name, kind="virtual", source=_PLACE, soc=soc, engine="cpu", runtime="ort")
 
 
-def _killer(port: int, kill_at: str) -> Callable[[str], None]:
-    """Return a listener to the lab's progress that kills the adb server once, when it hears the word."""
-    guard = threading.Lock()
-    waiting = [bool(kill_at)]
+def _root(lab: Path, device_id: str) -> Path:
+    return device_root(lab / "v", device_id)
 
-    def hear(text: str) -> None:
-        with guard:
-            if not waiting[0] or kill_at not in text:
-                return
-            waiting[0] = False
+
+class Killer:
+    """A thread that waits until a device freezes, kills the adb servers of its lab, and thaws the device.
+
+    The phase in which it freezes has begun, and cannot end before the server is dead.
+
+    Args:
+        lab: folder of the lab.
+        device_id: the device; empty for none, and nothing is killed.
+    """
+
+    def __init__(self, lab: Path, device_id: str) -> None:
+        self.killed = 0
+        self._home = b"HOME=" + os.fsencode(lab / "adb")
+        self._device = _root(lab, device_id) if device_id else None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._wait)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _wait(self) -> None:
+        while self._device is not None and not self._ended.wait(_POLL_S):
+            with suppress(InfrastructureError):  # it is not up yet
+                if control(self._device, "fault list") == "freeze (begun)":
+                    self._kill()
+                    control(self._device, "fault clear")
+                    return
+
+    def _kill(self) -> None:
         for process in Path("/proc").glob("[0-9]*"):
             try:
-                words = (process / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                variables = (process / "environ").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if words[0].endswith("adb") and str(port) in words:
+            # The clients of a server, such as `adb connect`, have its environment, too.
+            if words[0].endswith(b"adb") and b"server" in b" ".join(words) and self._home in variables:
                 os.kill(int(process.name), signal.SIGKILL)
-
-    return hear
+                self.killed += 1
 
 
 if __name__ == "__main__":

@@ -35,10 +35,12 @@ _LAST_WORDS_S = 0.1
 _BANNER = ("ro.product.name", "ro.product.model", "ro.product.device")
 _ROOT_PROPERTY = "service.adb.root"
 _POWER_POLL_S = 0.25
-# A runner that is started, not a file that is named after one.
 # How the lab removes a run's folder, and puts a property back that it had set for the run.
 _RESTORE = re.compile(r"rm -rf /data/local/tmp/devicelab/runs/[^\s&;]+\Z|^back [a-z]", re.MULTILINE)
-_RUN = re.compile(r"(?:^|[:;&|]|\bexec)\s*(?:\S*/)?(?:qnn-net-run|ort-run)(?:\s|$)")
+# A runner that is started, not a file that is named after one.
+_RUN = re.compile(
+    r"(?:^|[:;&|]|\bexec)\s*(?:\S*/)?(?:qnn-net-run|ort-run|litert-run|qnn_executor_runner)(?:\s|$)"
+)
 
 _log = logging.getLogger(__name__)
 

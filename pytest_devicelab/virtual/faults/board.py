@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 
 from pytest_devicelab.matrix.specs import FaultSpec, Phase
-from pytest_devicelab.virtual.faults.fault import Fault, Subject
+from pytest_devicelab.virtual.faults.fault import Fault, Lurking, Subject
 from pytest_devicelab.virtual.faults.registry import make_fault
 
 _log = logging.getLogger(__name__)
@@ -55,8 +55,17 @@ class FaultBoard:
                 armed.fault.end(self._device)
 
     def describe(self) -> str:
-        """Return the faults and whether each has begun, `drop (waits) freeze (begun)`."""
-        return " ".join(f"{name} ({'begun' if it.begun else 'waits'})" for name, it in self._armed.items())
+        """Return the faults and how far each is, `drop (waits) freeze (begun)`.
+
+        One that spoils what comes its way `lurks` from when it begins until something has come.
+        """
+        return " ".join(f"{name} ({self._stage(armed)})" for name, armed in self._armed.items())
+
+    def _stage(self, armed: _Armed) -> str:
+        if not armed.begun:
+            return "waits"
+        lurks = isinstance(armed.fault, Lurking) and not armed.fault.struck(self._device)
+        return "lurks" if lurks else "begun"
 
     def _start(self, armed: _Armed) -> None:
         if armed.spec.after_s == 0:

@@ -18,11 +18,16 @@ class Drop:
     """
 
     def __init__(self, values: Mapping[str, str]) -> None:
-        self._at_byte = int(values["at_byte"])
+        self._cut = Cut(left_bytes=int(values["at_byte"]), kind="drop")
 
     def begin(self, device: Subject) -> None:
         """Begin to count."""
-        device.link.cut = Cut(left_bytes=self._at_byte, kind="drop")
+        device.link.cut = self._cut
+
+    def struck(self, device: Subject) -> bool:
+        """Say whether the byte has gone by."""
+        del device
+        return self._cut.left_bytes <= 0
 
     def end(self, device: Subject) -> None:
         """Count no more."""
@@ -37,11 +42,16 @@ class Stall:
     """
 
     def __init__(self, values: Mapping[str, str]) -> None:
-        self._at_byte = int(values["at_byte"])
+        self._cut = Cut(left_bytes=int(values["at_byte"]), kind="stall")
 
     def begin(self, device: Subject) -> None:
         """Begin to count."""
-        device.link.cut = Cut(left_bytes=self._at_byte, kind="stall")
+        device.link.cut = self._cut
+
+    def struck(self, device: Subject) -> bool:
+        """Say whether the byte has gone by."""
+        del device
+        return self._cut.left_bytes <= 0
 
     def end(self, device: Subject) -> None:
         """Cut the connection that stalled; what was under way on it is lost."""

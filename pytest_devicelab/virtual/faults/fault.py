@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pytest_devicelab.virtual.faults.link import Link
 from pytest_devicelab.virtual.faults.storage import Storage
@@ -55,3 +55,11 @@ class Fault(Protocol):
 
     def end(self, device: Subject) -> None:
         """Put right what can be put right; what is done once and over cannot."""
+
+
+@runtime_checkable
+class Lurking(Protocol):
+    """A fault that changes nothing as it begins, and spoils what comes its way later."""
+
+    def struck(self, device: Subject) -> bool:
+        """Say whether it has spoilt anything yet."""

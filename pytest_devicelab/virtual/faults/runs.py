@@ -22,6 +22,11 @@ class NpuCrash:
         """Crash from the next run on."""
         trouble.write(str(device.root), "npu_crash", {"runs": self._runs})
 
+    def struck(self, device: Subject) -> bool:
+        """Say whether a run has crashed."""
+        left: int = trouble.read(str(device.root)).get("npu_crash", {}).get("runs", 0)
+        return left < self._runs
+
     def end(self, device: Subject) -> None:
         """Crash no more."""
         trouble.write(str(device.root), "npu_crash", None)
@@ -39,6 +44,10 @@ class ShortOutput:
     def begin(self, device: Subject) -> None:
         """Cut results from now on."""
         trouble.write(str(device.root), "short_output", {"missing_bytes": self._missing_bytes})
+
+    def struck(self, device: Subject) -> bool:
+        """Say whether a result was cut."""
+        return "cut" in trouble.read(str(device.root)).get("short_output", {})
 
     def end(self, device: Subject) -> None:
         """Write whole results again."""

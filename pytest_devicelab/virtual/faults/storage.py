@@ -78,6 +78,10 @@ class CorruptPush:
         """Damage the files that come."""
         device.storage.corrupt_at_byte, device.storage.corrupt_files = self._at_byte, self._files
 
+    def struck(self, device: Subject) -> bool:
+        """Say whether a file has come."""
+        return device.storage.corrupt_files < self._files
+
     def end(self, device: Subject) -> None:
         """Damage no more; those that are damaged stay so."""
         device.storage.corrupt_at_byte, device.storage.corrupt_files = None, 0
@@ -112,12 +116,19 @@ class StaleSlot:
 
     def __init__(self, values: Mapping[str, str]) -> None:
         del values
+        self._aged = 0
 
     def begin(self, device: Subject) -> None:
         """Change some bytes in the middle of each file."""
         for path in (device.root / _SLOTS).glob("*/*"):
             if path.is_file() and not path.is_symlink():
                 _age(path)
+                self._aged += 1
+
+    def struck(self, device: Subject) -> bool:
+        """Say whether there was a file."""
+        del device
+        return self._aged > 0
 
     def end(self, device: Subject) -> None:
         """Nothing: the files stay as they are."""

@@ -192,6 +192,7 @@ def _spoil(folder: Path) -> None:
     if short := faults.get("short_output"):
         last = max(folder.glob("Result_*/*.raw"), key=lambda path: path.stat().st_mtime_ns)
         os.truncate(last, max(0, last.stat().st_size - short["missing_bytes"]))
+        trouble.write(device_root(), "short_output", short | {"cut": last.name})
 
 
 def write_result(folder: Path, number: int, tensors: Tensors, files: Mapping[str, str]) -> None:
