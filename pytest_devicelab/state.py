@@ -254,8 +254,8 @@ class State:
         """Stop showing progress and bring the lab down; on the controller write the report.
 
         Returns:
-            False when the report could not be written, or a verdict changed that pytest took for green the last time it
-            was given: neither is.
+            False when the report could not be written, a verdict changed that pytest took for green the last time it
+            was given, or one is from before and was not checked again: none is green.
         """
         self._close_lab()
         if self._handoff is not None or self._store is None:
@@ -263,20 +263,23 @@ class State:
         from pytest_devicelab.evidence.starts import end_start
         from pytest_devicelab.report.html import render_html
         from pytest_devicelab.report.session import assemble, to_json
+        from pytest_devicelab.verdicts.unchecked import find_unchecked
+        from pytest_devicelab.verdicts.verdict import Verdict
 
         selected = replace(self.matrix, devices=self.devices)
         try:
             end_start(self._store.root, self._store.attempt, datetime.now(UTC))
             found = assemble(self._store, selected, self._started, datetime.now(UTC), int(exit_status))
-            changed = found.outcome == "flaky" and not exit_status
-            found = replace(found, exit_status=1) if changed else found
+            unchecked = find_unchecked(self._store.judgements(Verdict), self._store.attempt)
+            spoilt = not exit_status and (found.outcome == "flaky" or bool(unchecked))
+            found = replace(found, exit_status=1) if spoilt else found
             self._store.write_file("session.json", json.dumps(to_json(found), indent=1).encode())
             self._store.write_file("report.html", render_html(found).encode())
         except InfrastructureError as error:
             self._unreported = str(error)
             return False
         self._found = found
-        return not changed
+        return not spoilt
 
     def summarize(self, terminal: pytest.TerminalReporter) -> None:
         """Print the one-screen summary, or why there is none."""

@@ -14,6 +14,7 @@ from pytest_devicelab.lab.lab import Lab, LabServices
 from pytest_devicelab.lab.resume import set_failures_aside
 from pytest_devicelab.lab.scratch import Scratch
 from pytest_devicelab.lab.session import LabSession
+from pytest_devicelab.lab.session_lock import SessionLock
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec
 
 
@@ -38,7 +39,8 @@ def open_session(
         progress: told what is being done.
 
     Raises:
-        UserError: a folder, a package or adb is missing, or `resume` is no experiment's folder.
+        UserError: a folder, a package or adb is missing, or `resume` is no experiment's folder, or one that another
+            process is at.
         InfrastructureError: the lab does not come up.
     """
     if resume is None:
@@ -46,9 +48,9 @@ def open_session(
         store = SessionStore.create(reports / "experiments", name)
     else:
         store = _open_experiment(resume)
-        set_failures_aside(store, progress)
-    scratch = Scratch()
-    try:
+    with closing(SessionLock.take(store.root)), closing(Scratch()) as scratch:
+        if resume is not None:
+            set_failures_aside(store, progress)
         with LabServices(matrix, devices, scratch.path) as services:
             lab = Lab(services.address, holder=f"devicelab session {store.id}", waiting=progress)
             session = LabSession(
@@ -61,14 +63,12 @@ def open_session(
             )
             with closing(session):
                 yield session
-    finally:
-        scratch.close()
 
 
 def _open_experiment(path: Path) -> SessionStore:
     """Open the folder of an experiment; one of tests is refused, because they were judged by what is in it."""
     store = SessionStore.open(path)
-    if (store.root / "session.json").exists() or (store.root / "verdicts").exists():
+    if any((store.root / name).exists() for name in ("session.json", "verdicts", "starts")):
         why = "it is a session of tests, and its verdicts rest on the runs in it as they are"
     elif not (store.root / "runs").is_dir():
         why = "it has no runs/, so it is no session, or one in which nothing ran"

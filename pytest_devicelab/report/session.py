@@ -23,6 +23,7 @@ from pytest_devicelab.report.networks import NetworkEntry, find_networks
 from pytest_devicelab.verdicts.comparison import Comparison, Distance, Divergence, PairDiff
 from pytest_devicelab.verdicts.flaky import settle
 from pytest_devicelab.verdicts.ledger import Ledger
+from pytest_devicelab.verdicts.unchecked import as_of_before, find_unchecked
 from pytest_devicelab.verdicts.verdict import Outcome, Verdict
 
 SCHEMA = "devicelab.session/1"
@@ -216,9 +217,15 @@ def assemble(
     records = sorted(
         store.records(), key=lambda record: (*order.of(record.model.id, (record.device.id,)), record.id)
     )
-    given = [(each.verdict, each.nodeid) for each in store.judgements(Verdict)]
+    judgements = store.judgements(Verdict)
+    given = [(each.verdict, each.nodeid) for each in judgements]
+    unchecked = find_unchecked(judgements, len(starts))
+    standing = [
+        (as_of_before(verdict, unchecked[nodeid], len(starts)) if nodeid in unchecked else verdict, nodeid)
+        for verdict, nodeid in store.verdicts(Verdict)
+    ]
     judged = sorted(
-        settle(given, store.verdicts(Verdict)),
+        settle(given, standing),
         key=lambda pair: (*order.of(pair[0].model, pair[0].devices), pair[0].check, pair[1]),
     )
     verdicts = tuple(_verdict(verdict, nodeid) for verdict, nodeid in judged)

@@ -8,7 +8,9 @@ import pytest
 
 from pytest_devicelab.audit.bisect import bisect
 from pytest_devicelab.cli import main
+from pytest_devicelab.errors import UserError
 from pytest_devicelab.lab.open import open_session
+from pytest_devicelab.lab.session_lock import SessionLock
 from pytest_devicelab.matrix.decode import load_matrix
 from tests.e2e.audit_lab import LAYERS, SAMPLES, deep_matrix, digits_matrix
 
@@ -91,6 +93,8 @@ def test_chunks_under_a_memory_cap_find_the_same(deep: Bisect) -> None:
     devices = (matrix.device("sound"), matrix.device("planted"))
     model = matrix.model("deep")
     with open_session(matrix, devices, reports=deep.reports, progress=lambda text: None) as session:
+        with pytest.raises(UserError, match="is being run"):
+            SessionLock.take(session.store.root)
         whole = bisect(session, model, devices, samples=SAMPLES)
         parts = bisect(session, model, devices, samples=SAMPLES, memory_bytes=16 * 4 * SAMPLES)
         runs = [record for record in session.store.records() if record.device.id == "planted"]
@@ -158,6 +162,7 @@ def test_a_misspelled_request_is_a_mistake_of_the_user(
     [
         (("runs", "session.json"), "it is a session of tests"),
         (("runs", "verdicts/"), "it is a session of tests"),
+        (("runs", "starts/"), "it is a session of tests"),
         (("other",), "it has no runs/"),
     ],
 )

@@ -60,3 +60,19 @@ def test_another_matrix_is_refused(project: Project) -> None:
 def test_no_session_is_a_users_mistake(project: Project) -> None:
     project.write(cpu("one"))
     assert "there is no session to go on with" in one_message(project.run("--devicelab-resume=latest"))
+
+
+def test_a_test_that_is_left_out_is_no_longer_green(project: Project) -> None:
+    project.write(cpu("one"))
+    project.run("-k", "placement or accuracy").assert_outcomes(passed=2, deselected=1)
+
+    result = project.run("--devicelab-resume=latest", "-k", "placement")
+
+    result.assert_outcomes(passed=1, deselected=2)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert project.verdicts() == {("placement", "one"): "pass", ("accuracy", "one"): "inconclusive"}
+    assert project.session()["outcome"] == "inconclusive"
+    result.stdout.fnmatch_lines(["*not checked again in start 2*"])
+
+    project.run("--devicelab-resume=latest").assert_outcomes(passed=3)
+    assert set(project.verdicts().values()) == {"pass"}

@@ -14,6 +14,7 @@ from pytest_devicelab.evidence import codec
 from pytest_devicelab.matrix.decode import load_matrix
 from pytest_devicelab.matrix.faults import FAULTS, parse_fault, write_fault
 from pytest_devicelab.matrix.specs import DeviceSpec, FaultSpec
+from pytest_devicelab.virtual.device import _phase
 from pytest_devicelab.virtual.faults.board import FaultBoard
 from pytest_devicelab.virtual.faults.link import Cut, Link, Valve
 from pytest_devicelab.virtual.faults.registry import make_fault
@@ -21,6 +22,7 @@ from pytest_devicelab.virtual.faults.storage import Storage
 from pytest_devicelab.virtual.logd import LogDaemon
 from pytest_devicelab.virtual.serve import read_specs, write_specs
 from pytest_devicelab.virtual.tools import trouble
+from pytest_devicelab.virtual.tools.raw_files import results_folder
 
 MATRIX = """\
 schema: devicelab.matrix/1
@@ -272,3 +274,51 @@ def test_a_second_fault_of_a_name_replaces_the_first_and_clear_ends_all(tmp_path
         assert board.describe() == ""
 
     asyncio.run(play())
+
+
+def test_a_fault_that_spoils_what_comes_lurks_until_something_has_come(tmp_path: Path) -> None:
+    (tmp_path / trouble.FILE).parent.mkdir(parents=True)
+    device = FakeDevice(tmp_path)
+    board = FaultBoard("a", device)
+    for name in ("corrupt_push", "npu_crash", "stale_slot", "drop"):
+        board.arm(parse_fault(name, []))
+    assert board.describe() == "corrupt_push (lurks) npu_crash (lurks) stale_slot (lurks) drop (lurks)"
+
+    device.storage.writer(lambda piece: len(piece))
+    assert trouble.take_crash(str(tmp_path))
+    assert device.link.cut is not None
+    device.link.cut.left_bytes -= 1
+    slot = tmp_path / "data/local/tmp/devicelab/slots/ab"
+    slot.mkdir(parents=True)
+    (slot / "model.bin").write_bytes(b"m" * 2000)
+    board.arm(parse_fault("stale_slot", []))
+    assert board.describe() == "corrupt_push (begun) npu_crash (begun) drop (begun) stale_slot (begun)"
+
+
+def test_a_result_that_was_cut_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEVICELAB_VDEVICE", str(tmp_path))
+    (tmp_path / trouble.FILE).parent.mkdir(parents=True)
+    board = FaultBoard("a", FakeDevice(tmp_path))
+    board.arm(parse_fault("short_output", []))
+    before = board.describe()
+    with results_folder(tmp_path / "out", ours=("Result_*",)) as new:
+        (new / "Result_0").mkdir()
+        (new / "Result_0" / "y.raw").write_bytes(b"1234")
+    assert (before, board.describe()) == ("short_output (lurks)", "short_output (begun)")
+    assert (tmp_path / "out/Result_0/y.raw").read_bytes() == b"123"
+
+
+@pytest.mark.parametrize(
+    ("command", "phase"),
+    [
+        ("shell:cd /d && litert-run --model m.tflite", "run"),
+        ("shell,v2,raw:qnn_executor_runner --model_path m.pte", "run"),
+        ("shell:qnn-net-run --version", "run"),
+        ("shell:ls qnn-net-run.log", None),
+        ("shell:logcat -d", "log"),
+        ("shell:rm -rf /data/local/tmp/devicelab/runs/a", "restore"),
+        ("shell:getprop", None),
+    ],
+)
+def test_what_a_host_begins_is_known_by_its_command(command: str, phase: str | None) -> None:
+    assert _phase(command) == phase
