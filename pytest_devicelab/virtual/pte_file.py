@@ -25,6 +25,8 @@ _IDENTIFIER = b"ET12"
 _HEADER = b"eh00"
 _COMPILE_SPEC = "qnn_compile_spec"
 _CONTEXT = 0x5678ABCD.to_bytes(4, "little")
+_RAW_CONTEXT = b"\0\0\0\2"
+"""How a context binary begins, which older versions of ExecuTorch put in bare: seen in all that QAIRT 2.51 made here."""
 _BUILD = re.compile(rb"(?<![0-9.])([0-9]{1,2}\.[0-9]{1,3}\.[0-9]{1,3})\.[0-9]{6,14}(?![0-9.])")
 """A QAIRT build as context binaries name it, `v2.46.0.260424121129`: version, then the build's date and time."""
 _TENSOR = 5  # of the union KernelTypes
@@ -156,7 +158,7 @@ def _delegate(delegate: Table, program: Table) -> PteDelegate:
         return PteDelegate(backend=backend)
     payload = _payload(delegate, program)
     soc_model, arch = next(_compiled_for(delegate), (0, 0))
-    context = payload.startswith(_CONTEXT)
+    context = payload.startswith((_CONTEXT, _RAW_CONTEXT))
     build = _BUILD.search(payload) if context else None
     return PteDelegate(
         backend=backend,

@@ -180,3 +180,10 @@ def test_executorch_runs_by_a_stand_in_that_says_so(
     assert record.versions["qnn_executor_runner"].startswith("a stand-in")
     onnx = run_on_host(FIXTURES / "digits_cnn/float.onnx", INPUTS)["logits"]
     np.testing.assert_allclose(floats(store.read_output(record.outputs[0])), floats(onnx), atol=1e-4)
+    virtual_lab.tell("s24", "fault short_output missing_bytes=1")
+    try:
+        other = SessionStore.create(tmp_path / "reports", "short")
+        short = carry_out(virtual_lab, other, tmp_path, path, "executorch")
+    finally:
+        virtual_lab.tell("s24", "fault clear short_output")
+    assert "output output_0 has the wrong size" in short.error

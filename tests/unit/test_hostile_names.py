@@ -46,6 +46,7 @@ FILE_NAMES = NAMES.map(
 """Names that a file on this machine can have."""
 
 
+@settings(deadline=None)
 @given(FILE_NAMES)
 def test_a_files_slot_holds_it_under_a_plain_name(name: str) -> None:
     found = slot_name(name)
@@ -101,6 +102,7 @@ def test_a_shell_hands_each_word_on_as_it_is(
     assert {entry.name for entry in tmp_path.iterdir()} <= {"list", "out dir;'"}
 
 
+@settings(deadline=None)
 @given(st.lists(NAMES, min_size=1, max_size=5, unique=True))
 def test_outputs_get_files_of_their_own_in_the_folder_of_results(names: list[str]) -> None:
     files = told_files(names)
@@ -113,7 +115,7 @@ def test_outputs_get_files_of_their_own_in_the_folder_of_results(names: list[str
         assert len({file_name(name, native=True) for name in names}) == len(names)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(names=["../$(touch${IFS}pwned)", "a'b;`id`", "-rf", 'é"=&|>pwned'])
 @given(names=st.lists(NAMES, min_size=1, max_size=4, unique=True))
 def test_an_input_list_says_what_was_meant_or_is_refused(
@@ -143,6 +145,7 @@ def test_an_input_list_says_what_was_meant_or_is_refused(
         }
 
 
+@settings(deadline=None)
 @given(NAMES)
 @example("a\n")
 @example("É")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_devicelab.errors import InfrastructureError
@@ -79,6 +79,7 @@ def test_nothing_a_terminal_obeys_is_left(said: str, shown: str) -> None:
     assert plain(said) == shown
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.text(alphabet=st.one_of(st.sampled_from("\x1b[]\x07\\P0m;\x9b\x9d\x90 a\n"), st.characters())))
 def test_whatever_is_said_an_error_prints(text: str) -> None:
     error = InfrastructureError(f"device s24: {text}", why=text, fix=text)
@@ -87,6 +88,7 @@ def test_whatever_is_said_an_error_prints(text: str) -> None:
     json.dumps(str(error)).encode()
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.binary(), st.binary())
 def test_whatever_a_runner_printed_can_be_shown(stderr: bytes, stdout: bytes) -> None:
     said = last_words(stderr, stdout)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_devicelab.errors import InfrastructureError, ModelError
@@ -64,6 +64,7 @@ def test_a_file_that_was_cut_short(tmp_path: Path, length: int) -> None:
         read_pte(path)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1919), st.integers(0, 255)), min_size=1, max_size=40))
 def test_a_damaged_file_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]]
@@ -84,6 +85,7 @@ def test_a_damaged_file_is_read_or_refused(
     )
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, tail: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.pte"
@@ -132,6 +134,21 @@ def test_what_fits_needs_nothing_beside_it(tmp_path: Path) -> None:
             runtime.kit(runtime.prepare(path, None, {}, backend="cpu", cache=tmp_path), place(kind, soc))
             is None
         )
+
+
+def test_only_a_context_binary_binds_a_program_to_one_hexagon(tmp_path: Path) -> None:
+    framed, runtime = b"\xcd\xab\x78\x56", ExecutorchRuntime()
+    assert QNN.read_bytes().count(framed) == 1
+    path = tmp_path / "other.pte"
+    # Older versions of ExecuTorch put the context binary in without a frame.
+    path.write_bytes(QNN.read_bytes().replace(framed, b"\0\0\0\2"))
+    with pytest.raises(InfrastructureError, match="lowered for another NPU"):
+        runtime.kit(runtime.prepare(path, None, {}, backend="cpu", cache=tmp_path), place("adb", "SM8650"))
+    # What QNN prepares on the device is no context binary, and its SDK's version is not known.
+    path.write_bytes(QNN.read_bytes().replace(framed, b"PK\3\4"))
+    prepared = runtime.prepare(path, None, {}, backend="cpu", cache=tmp_path)
+    assert prepared.versions == {}
+    assert runtime.kit(prepared, place("adb", "SM8650")) is None
 
 
 def test_the_wheels_runtime_is_not_asked_to_run_what_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,6 @@ Source: pytorch/executorch, examples/qualcomm/executor_runner/qnn_executor_runne
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +21,7 @@ from pytest_devicelab.virtual.engine import EngineJob, EngineRefused, EngineResu
 from pytest_devicelab.virtual.executorch_model import executorch_versions, load_executorch
 from pytest_devicelab.virtual.runtime_log import captured
 from pytest_devicelab.virtual.tools.device_path import host_path
-from pytest_devicelab.virtual.tools.raw_files import RunnerError
+from pytest_devicelab.virtual.tools.raw_files import RunnerError, results_folder, write_json
 from pytest_devicelab.virtual.tools.runner import open_station, run_job, work_folder
 
 _PROGRAM = "qnn_executor_runner"
@@ -100,13 +98,13 @@ def _run(arguments: argparse.Namespace) -> None:
     with work_folder() as work:
         job = EngineJob(model=path, format="pte", inputs=tuple(samples), soc=station.facts.soc, work=work)
         result = run_job(station, run, job, logcat=station.logcat_level("info"), program=_TAG)
-    folder = Path(host_path(arguments.output_folder_path))
-    for number, tensors in enumerate(result.outputs):
-        for index, tensor in enumerate(model.outputs):
-            array = np.ascontiguousarray(tensors[tensor.name])
-            (folder / f"output_{number}_{index}.raw").write_bytes(array.tobytes())
     record = {**executorch_versions(), "qnn_executor_runner": _STAND_IN}
-    (folder / _RECORD).write_text(json.dumps(record, indent=1) + os.linesep, "utf-8")
+    with results_folder(Path(host_path(arguments.output_folder_path)), ("output_*.raw", _RECORD)) as folder:
+        for number, tensors in enumerate(result.outputs):
+            for index, tensor in enumerate(model.outputs):
+                array = np.ascontiguousarray(tensors[tensor.name])
+                (folder / f"output_{number}_{index}.raw").write_bytes(array.tobytes())
+        write_json(folder / _RECORD, record)
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def _spoil(folder: Path) -> None:
         if needed > full["free_bytes"]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     if short := faults.get("short_output"):
-        last = max(folder.glob("Result_*/*.raw"), key=lambda path: path.stat().st_mtime_ns)
+        last = max(folder.rglob("*.raw"), key=lambda path: path.stat().st_mtime_ns)
         os.truncate(last, max(0, last.stat().st_size - short["missing_bytes"]))
         trouble.write(device_root(), "short_output", short | {"cut": last.name})
 
