@@ -167,9 +167,9 @@ class AdbDevice:
             remote, local, timeout_s=timeout_s, limit_bytes=limit_bytes
         )
 
-    def getprop(self, name: str) -> str:
+    def getprop(self, name: str, *, timeout_s: float = 60.0) -> str:
         """Return an Android property, empty when unset."""
-        return self.exec_out(["getprop", name]).decode("utf-8", "replace").rstrip("\r\n")
+        return self.exec_out(["getprop", name], timeout_s=timeout_s).decode("utf-8", "replace").rstrip("\r\n")
 
     def setprop(self, name: str, value: str) -> None:
         """Set an Android property and check that it took: setprop is silent when it is denied."""

@@ -23,7 +23,7 @@ from pytest_devicelab.errors import (
     DeviceBusy,
     DeviceLost,
     InfrastructureError,
-    Quarantined,
+    LeaseLost,
     UserError,
 )
 from pytest_devicelab.lab.executor import LOCAL_KINDS, require_executor
@@ -43,6 +43,8 @@ _PATIENCE_S = 600.0
 _POLL_S = 0.05
 # An answer that took longer is told in the record of the run.
 _PROMPT_S = 1.0
+# For a property of a device that nobody holds; a healthy one says it in milliseconds.
+_ASKED_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +223,9 @@ class Lab:
                     return self._take(spec, serial, stack, timeout_s=0.0, waiting=lambda reason: None)
                 except DeviceBusy as error:
                     busy[serial] = error
-                except (Quarantined, DeviceLost) as error:
+                except LeaseLost:
+                    raise
+                except InfrastructureError as error:
                     lost[serial] = error  # its equals may be well
             if not busy:
                 raise lost[serials[0]]
@@ -255,8 +259,7 @@ class Lab:
             self._reach(device)
             if ban is not None:
                 self._quarantine.lift(unit)
-            restore_toggles(device)
-            clear_leftovers(device)
+            self._tidy(device)
             stack.push(ours.pop_all())
         return device
 
@@ -269,12 +272,20 @@ class Lab:
             return
         cause = found.steps[0].said
         self._ban(device, found, cause)
-        raise DeviceLost(
-            f"device {device.id} ({device.serial}) does not answer",
-            why=f"{cause}; tried {', '.join(step.rung for step in found.steps)}",
-            fix="check the cable or the network, and what `adb devices -l` says of it",
-            recovery=found.steps,
-        )
+        raise _unanswering(device, cause, found)
+
+    def _tidy(self, device: AdbDevice) -> None:
+        """Put back what a former holder left; a device that goes away meanwhile is got back, once."""
+        try:
+            _clear_up(device)
+        except LeaseLost:
+            raise
+        except InfrastructureError as error:
+            found = self.recover(device, error)
+            device.recovery += found.steps
+            if not found.helped:
+                raise _unanswering(device, error.what, found) from error
+            _clear_up(device)
 
     def recover(self, device: AdbDevice, error: InfrastructureError) -> Recovery:
         """Get a device back after a failure; one that nothing helps is put in quarantine.
@@ -308,8 +319,10 @@ class Lab:
         found = []
         for serial in serials:
             device = AdbDevice(spec, self._at(serial, spec))
-            with suppress(InfrastructureError):  # a device that does not answer is not the one we look for
-                if all(device.getprop(name) == value for name, value in spec.selector.items()):
+            # A device that does not answer is not the one we look for, and must not keep us waiting.
+            with suppress(InfrastructureError):
+                wanted_of = spec.selector.items()
+                if all(device.getprop(name, timeout_s=_ASKED_S) == value for name, value in wanted_of):
                     found.append(serial)
         if found:
             return tuple(found)
@@ -319,6 +332,20 @@ class Lab:
             why=f"none of {len(serials)} attached devices has {wanted}",
             fix="plug it in, accept the debugging prompt, and check `adb devices -l`",
         )
+
+
+def _clear_up(device: AdbDevice) -> None:
+    restore_toggles(device)
+    clear_leftovers(device)
+
+
+def _unanswering(device: AdbDevice, cause: str, found: Recovery) -> DeviceLost:
+    return DeviceLost(
+        f"device {device.id} ({device.serial}) does not answer",
+        why=f"{cause}; tried {', '.join(step.rung for step in found.steps)}",
+        fix="check the cable or the network, and what `adb devices -l` says of it",
+        recovery=found.steps,
+    )
 
 
 def transport_of(spec: DeviceSpec) -> type[AdbTransport]:

@@ -6,10 +6,13 @@ device answered afterwards, which it shows by repeating a word it cannot have kn
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -158,21 +161,29 @@ def power_cycle(device: AdbDevice, timeout_s: float) -> None:
             what, why=f"{program} is not on this host", fix="install it, or correct power_cycle"
         )
     try:
-        # Half of the time is left for the device to come back.
-        done = subprocess.run(
+        process = subprocess.Popen(
             [found, *arguments],
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout_s / 2,
-            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired:
-        raise DeadlineExceeded(what, why=f"{program} did not end in {timeout_s / 2:g} s") from None
     except OSError as error:
         raise InfrastructureError(what, why=str(error)) from error
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()[-300:]
-        raise InfrastructureError(what, why=f"{program} exited with {done.returncode}: {said}")
+    with process:
+        try:
+            # Half of the time is left for the device to come back.
+            stdout, stderr = process.communicate(timeout=timeout_s / 2)
+        except BaseException as error:
+            # The whole group: what a script started must not switch the power when the device is somebody else's.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise DeadlineExceeded(what, why=f"{program} did not end in {timeout_s / 2:g} s") from None
+            raise
+    if process.returncode != 0:
+        said = (stderr or stdout).decode("utf-8", "replace").strip()[-300:]
+        raise InfrastructureError(what, why=f"{program} exited with {process.returncode}: {said}")
 
 
 def clean(device: AdbDevice, why: str) -> RecoveryStep:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextvars
+import os
+import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -90,3 +93,19 @@ def test_a_selector_finds_every_device_that_matches(virtual_lab: VirtualLab) -> 
     assert lab.units(chip) == (virtual_lab.serial("s24"),)
     release = DeviceSpec(id="any", kind="adb", source=HERE, selector={"ro.build.version.sdk": "34"})
     assert {virtual_lab.serial("s24"), virtual_lab.serial("s21")} <= set(lab.units(release))
+
+
+def test_a_selector_does_not_wait_for_devices_that_hang(
+    virtual_lab: VirtualLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_devicelab.lab.lab._ASKED_S", 0.5)
+    chip = DeviceSpec(id="any", kind="adb", source=HERE, selector={"ro.soc.model": "SM8650"})
+    process = virtual_lab.farms["plain"].pid
+    started = time.monotonic()
+    os.kill(process, signal.SIGSTOP)
+    try:
+        assert lab_of(virtual_lab, []).units(chip) == (virtual_lab.serial("s24"),)
+    finally:
+        os.kill(process, signal.SIGCONT)
+    assert time.monotonic() - started < 20
+    virtual_lab.device("plain").reconnect()

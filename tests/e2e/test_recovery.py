@@ -12,6 +12,7 @@ import pytest
 
 from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.adb_server import AdbServer
+from pytest_devicelab.devices.toggles import restore_toggles
 from pytest_devicelab.errors import DeviceLost, InfrastructureError, Quarantined
 from pytest_devicelab.lab.lab import Lab, LabAddress
 from pytest_devicelab.lab.recovery import Limits, recover
@@ -81,6 +82,35 @@ def test_a_device_that_stays_away_is_quarantined_and_let_back(virtual_lab: Virtu
         assert device.recovery == () or device.recovery[-1].helped
     with lab.lease(spec):
         pass
+
+
+def test_a_device_that_goes_away_while_it_is_put_in_order_is_got_back(
+    virtual_lab: VirtualLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trouble = ["drop"]
+
+    def restore(device: AdbDevice) -> tuple[str, ...]:
+        while trouble:
+            virtual_lab.tell("pixel", trouble.pop())
+        return restore_toggles(device)
+
+    monkeypatch.setattr("pytest_devicelab.lab.lab.restore_toggles", restore)
+    lab = Lab(virtual_lab.address, holder="a test")
+    with lab.lease(virtual_lab.specs["pixel"]) as device:
+        assert [(step.rung, step.helped) for step in device.recovery] == [("reconnect", True)]
+    # One that stays away leaves its work to its equals, and is nobody's for a while.
+    serials = (virtual_lab.serial("pixel"), virtual_lab.serial("twin"))
+    pool = replace(virtual_lab.specs["pixel"], kind="adb", soc=None, serial=None, serials=serials)
+    monkeypatch.setattr(
+        "pytest_devicelab.lab.recovery.PHONE_LIMITS",
+        Limits(reconnect_s=1, restart_s=1, power_cycle_s=1, reboot_s=1),
+    )
+    trouble.append("offline")
+    try:
+        with lab.lease(pool) as device:
+            assert device.serial == virtual_lab.serial("twin")
+    finally:
+        virtual_lab.tell("pixel", "online")
 
 
 def server_pid(server: AdbServer) -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,27 @@ def test_a_power_cycle_that_fails_says_why(
     found = recover(AdbDevice(replace(ALL, power_cycle=command), cable), DeviceLost("gone"))
     assert says in found.steps[2].said
     assert found.helped
+
+
+def test_what_a_late_power_cycle_started_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "pytest_devicelab.lab.recovery.PHONE_LIMITS", replace(PHONE_LIMITS, power_cycle_s=1.0)
+    )
+    command = ("sh", "-c", f"sleep 60 & echo $! > {tmp_path}/pid; wait")
+    recover(AdbDevice(replace(ALL, power_cycle=command), Cable("reboot")), DeviceLost("gone"))
+    child, deadline = int((tmp_path / "pid").read_text()), time.monotonic() + 20
+    while _runs(child) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _runs(child)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_no_shell_reads_the_command(tmp_path: Path) -> None:
