@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -73,7 +74,7 @@ held = bytearray(40 << 20)
 time.sleep(0.4)
 raise SystemExit(os.environ["SAID"] != "it's $(x)")
 """
-    program = ("python3", "-c", code)
+    program = (sys.executable, "-c", code)
     done = subprocess.run(
         ["sh", "-c", sampling_script(program, cwd="/", environment={"SAID": "it's $(x)"})],
         capture_output=True,
@@ -89,7 +90,7 @@ raise SystemExit(os.environ["SAID"] != "it's $(x)")
 
 def test_words_of_the_command_are_never_read_by_the_shell() -> None:
     odd = "a;'b $(touch x) `id` \n"
-    words = ("python3", "-c", f"import sys; sys.exit(sys.argv[1] != {odd!r})", odd)
+    words = (sys.executable, "-c", f"import sys; sys.exit(sys.argv[1] != {odd!r})", odd)
     script = sampling_script(words, cwd="/", environment={})
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert "devicelab exit 0" in done.stdout
@@ -103,7 +104,7 @@ def test_a_program_that_is_killed_has_no_memory() -> None:
 
 def test_a_wrapper_has_no_memory() -> None:
     script = sampling_script(
-        ("python3", "-c", "import subprocess; subprocess.run(['sleep', '0.5'])"), cwd="/", environment={}
+        (sys.executable, "-c", "import subprocess; subprocess.run(['sleep', '0.5'])"), cwd="/", environment={}
     )
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert "processes of its own" in read_memory(done.stdout)[0].why
