@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from pytest_devicelab.errors import UserError
 from pytest_devicelab.evidence.record import RunRecord
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.request import RunRequest
+from pytest_devicelab.matrix.brought import calling, load_brought, require_members
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec
 
 GROUP = "devicelab.executors"
@@ -61,27 +62,29 @@ def require_executor(kind: str) -> None:
     Raises:
         UserError: nothing installed brings that kind, or what it needs is missing.
     """
-    entries = tuple(entry_points(group=GROUP, name=kind))
-    if not entries:
+    make = load_brought(GROUP, kind)
+    if make is None:
         raise UserError(
             f"nothing installed carries out runs on devices of kind {kind!r}",
             why=f"no package has an entry point {kind!r} in the group {GROUP!r}",
             fix="install the package that brings that kind of device",
         )
-    require: Callable[[], None] | None = getattr(entries[0].load(), "require", None)
+    require: Callable[[], None] | None = getattr(make, "require", None)
     if require is not None:
-        require()
+        calling(require, GROUP, kind)
 
 
 def make_executor(kind: str, context: ExecutorContext) -> Executor:
     """Return an executor for devices of a kind that is not local.
 
     Raises:
-        UserError: no installed package brings that kind, or what it needs is missing.
+        UserError: no installed package brings that kind, what one brings cannot be used, or what it needs is missing.
     """
-    for entry in entry_points(group=GROUP, name=kind):
-        make: Callable[[ExecutorContext], Executor] = entry.load()
-        return make(context)
+    make = load_brought(GROUP, kind)
+    if make is not None:
+        found = calling(partial(make, context), GROUP, kind)
+        require_members(found, Executor, GROUP, kind)
+        return cast("Executor", found)
     raise UserError(
         f"{context.matrix.path}: nothing installed carries out runs on devices of kind {kind!r}",
         why=f"no package has an entry point {kind!r} in the group {GROUP!r}",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
+from typing import cast
 
 from pytest_devicelab.errors import UserError
+from pytest_devicelab.matrix.brought import calling, load_brought, require_members
 from pytest_devicelab.matrix.runtime_names import GROUP, runtime_names
 from pytest_devicelab.matrix.specs import DeviceSpec, ModelSpec
 from pytest_devicelab.runtimes.executorch import ExecutorchRuntime
@@ -23,7 +24,7 @@ def find_runtime(name: str) -> Runtime:
     """Return the runtime of that name.
 
     Raises:
-        UserError: there is none, or the package that brings it does not load.
+        UserError: there is none, or what a package brings cannot be used.
     """
     built_in: dict[str, Callable[[], Runtime]] = {
         "qnn": QnnRuntime,
@@ -33,16 +34,11 @@ def find_runtime(name: str) -> Runtime:
     }
     if name in built_in:
         return built_in[name]()
-    for entry in entry_points(group=GROUP, name=name):
-        try:
-            make: Callable[[], Runtime] = entry.load()
-            return make()
-        except Exception as error:  # somebody else's code: whatever it raises, the user learns whose it is
-            raise UserError(
-                f"runtime {name!r} does not load",
-                why=f"{entry.value}: {type(error).__name__}: {error}"[:500],
-                fix="repair or remove the package that brings it",
-            ) from error
+    make = load_brought(GROUP, name)
+    if make is not None:
+        found = calling(make, GROUP, name)
+        require_members(found, Runtime, GROUP, name)
+        return cast("Runtime", found)
     raise UserError(
         f"runtime {name!r} is not known",
         why=f"there are {', '.join(runtime_names())}",

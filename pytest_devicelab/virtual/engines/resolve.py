@@ -37,10 +37,10 @@ def _import_engine(name: str) -> Engine:
         )
     try:
         engine = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # somebody else's module: whatever it raises, the user learns whose it is
         raise UserError(
             f"engine {name!r} cannot be imported",
-            why=str(error),
+            why=f"{type(error).__name__}: {error}"[:500],
             fix="install its package in the environment that runs pytest, and check the spelling",
         ) from error
     if not callable(engine):
