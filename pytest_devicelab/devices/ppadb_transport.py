@@ -41,6 +41,7 @@ class _Connection(Connection):  # type: ignore[misc]  # ppadb has no types
         self._what = what
         self._timeout_s = timeout_s
         self._syncing = False
+        self._pulled = False
         deadline = time.monotonic() + timeout_s
         try:
             sock = self.connect()
@@ -60,6 +61,21 @@ class _Connection(Connection):  # type: ignore[misc]  # ppadb has no types
         """Ask for the sync service, whose answers are of another form from here on."""
         self.send("sync:")
         self._syncing = True
+
+    def read(self, length: int = 0) -> bytes:
+        """Return what ppadb's `pull` reads by itself: the word before each piece, and what follows the last one.
+
+        ppadb skips words it does not know, up to one it does: a file could seem whole that is not.
+        """
+        word = self.stream.read(length)
+        if not self._pulled and word not in (b"DATA", b"DONE", b"FAIL"):
+            raise TransferError(
+                f"{self._what} failed",
+                why=f"the device says: {word.decode('utf-8', 'replace')}",
+                fix="it does not speak adb's protocol: restart it, and have its adbd looked at",
+            )
+        self._pulled = word == b"DONE"
+        return word
 
     def _recv(self, length: int) -> bytes:
         return self.stream.read(length) if length <= _EXACT_BYTES else self.stream.read_some(length)

@@ -317,6 +317,8 @@ def test_a_device_that_goes_away_in_mid_push(
         (b"OKAYOKAY" + b"DATA\4\0\0\0abc", "ended early"),
         (b"OKAYOKAY" + b"DATA\4\0\0\0abcd", "ended early"),
         (b"OKAYOKAY" + b"FAIL\4\0\0\0\xff\xfe\xfd\xfc", "device says|UTF-8"),
+        (b"OKAYOKAY" + b"NEWSDONE\0\0\0\0", "NEWS"),
+        (b"OKAYOKAY" + b"\xff\xff\xff\xff\0\0\0\0", "device says"),
         (b"OKAYOKAY" + b"DATA\4\0\0\0abcdDATA\4\0\0\0abcdDONE\0\0\0\0", "after 7 bytes"),
     ],
 )
@@ -344,6 +346,67 @@ def test_names_that_are_not_utf_8(device: AdbDevice, transport: Transport, tmp_p
             device.push(tmp_path / "blob", remote)
         with pytest.raises(TransferError, match="UTF-8 only"):
             device.pull(remote, tmp_path / "back")
+
+
+def test_no_name_of_a_file_is_interpreted(
+    virtual_lab: VirtualLab, transport: Transport, tmp_path: Path
+) -> None:
+    device = over(transport, virtual_lab, "pixel")
+    folder = f"{DEVICE_ROOT}/names"
+    device.exec_out(["mkdir", "-p", folder])
+    words = [word for word in (*HOSTILE, "a,33188", ",") if word and "/" not in word and word.isprintable()]
+    words.append("a\nb")
+    for number, word in enumerate(words):
+        (tmp_path / word).write_bytes(b"%d" % number)
+        device.push(tmp_path / word, f"{folder}/{word}")
+    for number, word in enumerate(words):
+        device.pull(f"{folder}/{word}", tmp_path / "back")
+        assert (tmp_path / "back").read_bytes() == b"%d" % number
+    kept = {path.name for path in (virtual_lab.root("pixel") / folder[1:]).iterdir()}
+    assert kept == set(words)
+    device.exec_out(["rm", "-rf", DEVICE_ROOT])
+
+
+def test_a_folder_in_place_of_a_file(device: AdbDevice, tmp_path: Path) -> None:
+    device.exec_out(["mkdir", "-p", f"{DEVICE_ROOT}/folder"])
+    (tmp_path / "blob").write_bytes(b"x")
+    with pytest.raises(TransferError, match=r"blob was refused\n  why: the device says"):
+        device.push(tmp_path / "blob", f"{DEVICE_ROOT}/folder")
+    with pytest.raises(TransferError, match="the device says"):
+        device.pull(f"{DEVICE_ROOT}/folder", tmp_path / "back")
+    assert [path.name for path in tmp_path.iterdir()] == ["blob"]
+
+
+def test_a_full_disk(virtual_lab: VirtualLab, transport: Transport, tmp_path: Path) -> None:
+    device = over(transport, virtual_lab, "pixel")
+    (tmp_path / "blob").write_bytes(content(MIB))
+    virtual_lab.tell("pixel", "fault disk_full")
+    try:
+        with pytest.raises(TransferError, match=r"blob was refused\n  why: .*No space left on device"):
+            device.push(tmp_path / "blob", f"{TMP}/blob")
+    finally:
+        virtual_lab.tell("pixel", "fault clear")
+
+
+def test_a_device_that_goes_away_in_mid_pull(
+    virtual_lab: VirtualLab, transport: Transport, name: str, tmp_path: Path
+) -> None:
+    device = over(transport, virtual_lab, name)
+    device.exec_out(["mkdir", "-p", DEVICE_ROOT])
+    (tmp_path / "blob").write_bytes(content(8 * MIB))
+    device.push(tmp_path / "blob", f"{DEVICE_ROOT}/blob")
+    virtual_lab.tell(name, f"fault drop during=pull at_byte={2 * MIB}")
+    try:
+        with pytest.raises(DeviceLost):
+            device.pull(f"{DEVICE_ROOT}/blob", tmp_path / "back")
+    finally:
+        virtual_lab.tell(name, "fault clear")
+    assert [path.name for path in tmp_path.iterdir()] == ["blob"]
+    device.reconnect()
+    with pytest.raises(TransferError, match="8,388,607 bytes"):
+        device.pull(f"{DEVICE_ROOT}/blob", tmp_path / "back", limit_bytes=8 * MIB - 1)
+    device.pull(f"{DEVICE_ROOT}/blob", tmp_path / "back", limit_bytes=8 * MIB)
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "blob").read_bytes()
 
 
 def test_a_stream_ends_when_the_reader_has_heard_enough(device: AdbDevice) -> None:
