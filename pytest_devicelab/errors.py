@@ -82,6 +82,10 @@ class AdbServerLost(DeviceLost):
     """No adb server answers where the lab's is: all of its devices are out of reach for the moment."""
 
 
+class DeviceAbsent(DeviceLost):
+    """No adb server lists the device: it is not plugged in, which says nothing against it."""
+
+
 class Quarantined(DeviceLost):
     """The device is kept out for a while, because it could not be recovered; `why` quotes the first cause."""
 

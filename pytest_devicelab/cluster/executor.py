@@ -20,7 +20,7 @@ from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.virtual.onnx_model import external_files, load_model
 
 # Failures of a device that is not there; see lab/retry.py.
-_GONE = frozenset({"lost", "quarantined", "adb"})
+_GONE = frozenset({"lost", "absent", "quarantined", "adb"})
 _LIST_S = 20.0
 # Whoever has the unit before us may be at it for as long as a run of ours takes, and there may be several.
 _QUEUE = 5

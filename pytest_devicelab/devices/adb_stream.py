@@ -162,16 +162,6 @@ def list_attached(host: str, port: int, *, timeout_s: float = 10.0) -> tuple[tup
     return tuple(sorted((row[0], row[1]) for row in rows if len(row) == 2))
 
 
-def list_serials(host: str, port: int, *, timeout_s: float = 10.0) -> tuple[str, ...]:
-    """Return the serials of all devices that an adb server can use now, sorted.
-
-    Raises:
-        DeviceLost: there is no server.
-    """
-    attached = list_attached(host, port, timeout_s=timeout_s)
-    return tuple(serial for serial, state in attached if state == "device")
-
-
 def too_late(what: str, timeout_s: float) -> DeadlineExceeded:
     """Return the error of something that did not end in time."""
     return DeadlineExceeded(

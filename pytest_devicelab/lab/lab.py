@@ -14,12 +14,12 @@ from typing import Self
 
 from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.adb_server import AdbServer, connect_device, find_adb
-from pytest_devicelab.devices.adb_stream import list_serials
 from pytest_devicelab.devices.adb_transport import AdbTransport
 from pytest_devicelab.devices.slots import clear_leftovers
 from pytest_devicelab.devices.toggles import restore_toggles
 from pytest_devicelab.errors import (
     AdbServerLost,
+    DeviceAbsent,
     DeviceBusy,
     DeviceLost,
     InfrastructureError,
@@ -28,7 +28,8 @@ from pytest_devicelab.errors import (
 )
 from pytest_devicelab.lab.executor import LOCAL_KINDS, require_executor
 from pytest_devicelab.lab.lease import hold
-from pytest_devicelab.lab.quarantine import Quarantine
+from pytest_devicelab.lab.presence import Presence
+from pytest_devicelab.lab.quarantine import Quarantine, quarantine_step
 from pytest_devicelab.lab.recovery import Recovery, recover
 from pytest_devicelab.lab.server_watch import ServerWatch
 from pytest_devicelab.matrix.servers import device_name, server_for
@@ -155,6 +156,7 @@ class Lab:
         self._holder = holder
         self._waiting = waiting
         self._quarantine = Quarantine()
+        self._presence = Presence()
 
     @contextmanager
     def lease(self, spec: DeviceSpec, *, unit: str = "") -> Iterator[AdbDevice]:
@@ -169,6 +171,8 @@ class Lab:
 
         Raises:
             Quarantined: the device could not be recovered lately, and is left alone for a while.
+            DeviceAbsent: it is not plugged in.
+            AdbServerLost: its adb server is away.
             DeviceLost: the device does not answer, and nothing helped.
             InfrastructureError: somebody else held it for too long.
 
@@ -194,7 +198,8 @@ class Lab:
         """Return the serials of all devices that may stand for an entry of the matrix, in a fixed order.
 
         Raises:
-            DeviceLost: no attached device is what a selector asks for.
+            AdbServerLost: a selector is to be looked for, and its adb server is away.
+            DeviceAbsent: no attached device is what a selector asks for.
         """
         if spec.kind == "virtual":
             return tuple(f"127.0.0.1:{self._address.ports[unit]}" for unit in spec.unit_ids)
@@ -248,6 +253,7 @@ class Lab:
     ) -> AdbDevice:
         """Hold one unit until the stack is closed; one that does not answer is let go at once."""
         unit = self._unit(spec, serial)
+        self._presence.require_server(self._address.server(spec.id))
         self._quarantine.admit(unit, spec.id)
         name = device_name(serial, self._address.server(spec.id)[0])
         with ExitStack() as ours:
@@ -265,14 +271,14 @@ class Lab:
 
     def _reach(self, device: AdbDevice) -> None:
         """Have a device answer, by the recovery ladder if need be; what it took is for the next record."""
+        self._presence.require_phone(device.spec, device.serial, self._address.server(device.id))
         found = recover(device, DeviceLost("a new lease asks for its first answer"))
         if len(found.steps) > 1 or found.steps[0].duration_s > _PROMPT_S:
             device.recovery = found.steps
         if found.helped:
             return
         cause = found.steps[0].said
-        self._ban(device, found, cause)
-        raise _unanswering(device, cause, found)
+        raise _unanswering(device, cause, self._give_up(device, found, cause))
 
     def _tidy(self, device: AdbDevice) -> None:
         """Put back what a former holder left; a device that goes away meanwhile is got back, once."""
@@ -288,21 +294,26 @@ class Lab:
             _clear_up(device)
 
     def recover(self, device: AdbDevice, error: InfrastructureError) -> Recovery:
-        """Get a device back after a failure; one that nothing helps is put in quarantine.
+        """Get a device back after a failure; one that is there and that nothing helps is put in quarantine.
 
         Raises:
             LeaseLost: the device is not ours any more.
         """
         found = recover(device, error)
-        if not found.helped:
-            cause = f"{error.what}: {error.why}" if error.why else error.what
-            self._ban(device, found, cause)
-        return found
+        if found.helped:
+            return found
+        cause = f"{error.what}: {error.why}" if error.why else error.what
+        return self._give_up(device, found, cause)
 
-    def _ban(self, device: AdbDevice, found: Recovery, cause: str) -> None:
-        # Without an adb server every device is out of reach, and none of them is to blame.
-        if not isinstance(found.last, AdbServerLost):
-            self._quarantine.impose(self._unit(device.spec, device.serial), device.id, cause)
+    def _give_up(self, device: AdbDevice, found: Recovery, cause: str) -> Recovery:
+        """Return a recovery that did not help with its end: what is away, else the quarantine of a broken device."""
+        assert found.last is not None
+        server = self._address.server(device.id)
+        away = self._presence.explain(device.spec, device.serial, server, found.last)
+        if away is not None:
+            return replace(found, last=away)
+        ban = self._quarantine.impose(self._unit(device.spec, device.serial), device.id, cause)
+        return replace(found, steps=(*found.steps, quarantine_step(ban)))
 
     def _unit(self, spec: DeviceSpec, serial: str) -> str:
         """Return what the device is called in quarantine: a virtual one's port is soon another's, in another lab."""
@@ -315,7 +326,7 @@ class Lab:
 
     def _find(self, spec: DeviceSpec) -> tuple[str, ...]:
         """Return the serials of the attached devices that have every property the selector asks for."""
-        serials = list_serials(*self._address.server(spec.id))
+        serials = self._presence.attached(self._address.server(spec.id))
         found = []
         for serial in serials:
             device = AdbDevice(spec, self._at(serial, spec))
@@ -327,7 +338,7 @@ class Lab:
         if found:
             return tuple(found)
         wanted = ", ".join(f"{name}={value}" for name, value in spec.selector.items())
-        raise DeviceLost(
+        raise DeviceAbsent(
             f"device {spec.id} is not attached",
             why=f"none of {len(serials)} attached devices has {wanted}",
             fix="plug it in, accept the debugging prompt, and check `adb devices -l`",
@@ -339,10 +350,14 @@ def _clear_up(device: AdbDevice) -> None:
     clear_leftovers(device)
 
 
-def _unanswering(device: AdbDevice, cause: str, found: Recovery) -> DeviceLost:
+def _unanswering(device: AdbDevice, cause: str, found: Recovery) -> InfrastructureError:
+    """Return the error of a device that could not be reached: that it, or its server, is away, else that it is silent."""
+    if isinstance(found.last, AdbServerLost | DeviceAbsent):
+        found.last.evidence["recovery"] = found.steps
+        return found.last
     return DeviceLost(
         f"device {device.id} ({device.serial}) does not answer",
-        why=f"{cause}; tried {', '.join(step.rung for step in found.steps)}",
+        why=f"{cause}; tried {', '.join(step.rung for step in found.steps if step.rung != 'quarantine')}",
         fix="check the cable or the network, and what `adb devices -l` says of it",
         recovery=found.steps,
     )

@@ -10,9 +10,11 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pytest_devicelab.errors import Quarantined
+from pytest_devicelab.evidence.record import RecoveryStep
 from pytest_devicelab.lab.lease_desk import Desk
 from pytest_devicelab.lab.lease_seat import lease_folder, open_shared
 
@@ -69,6 +71,7 @@ class Quarantine:
             f"device {name} is in quarantine for {ban.until - self._now():.0f} s more",
             why=f"first cause: {ban.reason}",
             fix="see to the device, then `devicelab lab unquarantine " + f"{name}`",
+            recovery=(quarantine_step(ban),),
         )
 
     def on_probation(self, ban: Ban) -> bool:
@@ -133,6 +136,23 @@ class Quarantine:
             desk.write(descriptor, record)
         finally:
             os.close(descriptor)
+
+
+def quarantine_step(ban: Ban) -> RecoveryStep:
+    """Return the last rung of the ladder as records keep it: the same for all runs that one ban costs."""
+    return RecoveryStep(
+        attempt=0,
+        rung="quarantine",
+        why=ban.reason,
+        started=_utc(ban.since),
+        duration_s=0.0,
+        helped=False,
+        said=f"left alone until {_utc(ban.until)}",
+    )
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _ban(data: object) -> Ban | None:

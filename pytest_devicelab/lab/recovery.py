@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 
 from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.slots import DEVICE_ROOT
-from pytest_devicelab.errors import DeadlineExceeded, InfrastructureError, LeaseLost
+from pytest_devicelab.errors import AdbServerLost, DeadlineExceeded, InfrastructureError, LeaseLost
 from pytest_devicelab.evidence.record import RecoveryStep
 
 
@@ -39,11 +39,15 @@ PHONE_LIMITS = Limits(reconnect_s=15.0, restart_s=10.0, power_cycle_s=90.0, rebo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
-    """One way to get a device back: `act` is given its deadline in seconds, and `limit_s` holds for it and the proof."""
+    """One way to get a device back: `act` is given its deadline in seconds, and `limit_s` holds for it and the proof.
+
+    `harsh` is what is done to the device itself, and no help where it is the adb server that does not answer.
+    """
 
     name: str
     act: Callable[[float], None]
     limit_s: float
+    harsh: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +93,17 @@ def rungs_of(device: AdbDevice) -> tuple[Rung, ...]:
                 name="power_cycle",
                 act=lambda limit_s: power_cycle(device, limit_s),
                 limit_s=limits.power_cycle_s,
+                harsh=True,
             )
         )
     if spec.may_reboot:
         rungs.append(
-            Rung(name="reboot", act=lambda limit_s: device.reboot(timeout_s=limit_s), limit_s=limits.reboot_s)
+            Rung(
+                name="reboot",
+                act=lambda limit_s: device.reboot(timeout_s=limit_s),
+                limit_s=limits.reboot_s,
+                harsh=True,
+            )
         )
     return tuple(rungs)
 
@@ -119,6 +129,8 @@ def climb(
     steps: list[RecoveryStep] = []
     last: InfrastructureError | None = None
     for rung in rungs:
+        if rung.harsh and isinstance(last, AdbServerLost):
+            break
         started, begun, said = datetime.now(UTC).isoformat(timespec="milliseconds"), clock(), ""
         last = None
         try:

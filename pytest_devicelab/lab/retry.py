@@ -9,6 +9,7 @@ from pathlib import Path
 from pytest_devicelab.errors import (
     AdbServerLost,
     DeadlineExceeded,
+    DeviceAbsent,
     DeviceLost,
     InfrastructureError,
     OutputIncomplete,
@@ -28,6 +29,7 @@ _OF_ERRORS: tuple[tuple[type[InfrastructureError], str], ...] = (
     (Unfit, "unfit"),
     (Throttled, "throttled"),
     (AdbServerLost, "adb"),
+    (DeviceAbsent, "absent"),
     (DeviceLost, "lost"),
     (DeadlineExceeded, "deadline"),
     (TransferError, "transfer"),
@@ -45,7 +47,8 @@ def failure_class(error: InfrastructureError) -> str:
     """Return the class of a failure of the lab.
 
     Returns:
-        `output`, `quarantined`, `unfit`, `throttled`, `disk_full`, `adb`, `lost`, `deadline`, `transfer`, or `lab`.
+        `output`, `quarantined`, `unfit`, `throttled`, `disk_full`, `adb`, `absent`, `lost`, `deadline`, `transfer`, or
+        `lab`.
     """
     if not isinstance(error, OutputIncomplete) and "No space left on device" in str(error):
         return "disk_full"

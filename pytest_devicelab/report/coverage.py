@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pytest_devicelab.evidence.record import RunRecord
 
 # Why a device could not even be begun with; that somebody else held it for too long is not among them.
-_OUT_OF_REACH = frozenset({"lost", "adb", "deadline", "quarantined"})
+_OUT_OF_REACH = frozenset({"lost", "absent", "adb", "deadline", "quarantined"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pytest_devicelab.devices.adb_server import AdbServer
-from pytest_devicelab.errors import DeviceLost, TransferError
-from pytest_devicelab.lab.lab import Lab, LabServices
+from pytest_devicelab.errors import AdbServerLost, TransferError
+from pytest_devicelab.lab.lab import Lab, LabAddress, LabServices
+from pytest_devicelab.lab.quarantine import Quarantine
+from pytest_devicelab.lab.recovery import Limits
 from pytest_devicelab.matrix.decode import load_matrix
 from pytest_devicelab.matrix.specs import MatrixSpec
 from tests.e2e.virtual_lab import VirtualLab
@@ -34,6 +37,15 @@ models:
     return load_matrix(path)
 
 
+def address_with(address: LabAddress, device: str, *, like: str) -> LabAddress:
+    """The lab with one device more, behind the server of another."""
+    return replace(
+        address,
+        ports={**address.ports, device: address.ports[like]},
+        servers={**address.servers, device: address.server(like)},
+    )
+
+
 @pytest.fixture
 def state() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="dl-") as folder:
@@ -53,16 +65,28 @@ def test_each_device_is_reached_through_the_server_of_its_group(tmp_path: Path, 
                     assert device.script("echo here").text == "here\n"
 
 
-def test_a_rack_that_is_away_takes_no_other_with_it(tmp_path: Path, state: Path) -> None:
+def test_a_rack_that_is_away_is_waited_for_once_and_takes_no_other_with_it(
+    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Limits(reconnect_s=1, restart_s=1, power_cycle_s=1, reboot_s=1)
+    monkeypatch.setattr("pytest_devicelab.lab.recovery.VIRTUAL_LIMITS", limits)
+    monkeypatch.setenv("DEVICELAB_LEASES", str(tmp_path))
     with AdbServer(state / "rack_b") as rack_b:
         found = matrix(tmp_path, rack_b.port)
     near, far = found.devices
     with LabServices(found, found.devices, state / "lab") as services:
-        lab = Lab(services.address, holder="a test")
-        with pytest.raises(DeviceLost, match="does not answer"), lab.lease(far):
+        lab = Lab(address_with(services.address, "farther", like="far"), holder="a test")
+        with pytest.raises(AdbServerLost, match="answers, so all of its devices"), lab.lease(far):
             pytest.fail("nothing listens there")
+        assert Quarantine().bans() == ()
         with lab.lease(near) as device:
             assert device.script("echo here").text == "here\n"
+        # The wait was for the server, so no other device behind it waits again.
+        climbed = []
+        monkeypatch.setattr("pytest_devicelab.lab.lab.recover", lambda *known: climbed.append(known))
+        with pytest.raises(AdbServerLost, match=str(rack_b.port)), lab.lease(replace(far, id="farther")):
+            pytest.fail("nothing listens there")
+        assert climbed == []
 
 
 def test_a_file_that_is_longer_than_it_may_be_is_not_kept(virtual_lab: VirtualLab, tmp_path: Path) -> None:

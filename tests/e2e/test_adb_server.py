@@ -14,7 +14,7 @@ import adbutils
 import pytest
 
 from pytest_devicelab.devices.adb_server import AdbServer, adb_version, connect_device, find_adb
-from pytest_devicelab.devices.adb_stream import list_serials
+from pytest_devicelab.devices.adb_stream import list_attached
 from pytest_devicelab.errors import InfrastructureError, UserError
 from tests.e2e.virtual_lab import VirtualLab
 
@@ -89,7 +89,7 @@ def test_so_do_the_virtual_devices(virtual_lab: VirtualLab) -> None:
 
 
 def test_its_keys_and_its_log_stay_in_its_home(server: AdbServer, tmp_path: Path) -> None:
-    assert list_serials(server.host, server.port) == ()
+    assert list_attached(server.host, server.port) == ()
     assert eventually(lambda: (tmp_path / "home" / ".android" / "adbkey").exists())
     assert (tmp_path / "home" / "adb-server.log").exists()
     environment = Path(f"/proc/{process_on(server.port)}/environ").read_bytes().split(b"\0")
@@ -101,8 +101,8 @@ def test_two_servers_do_not_meet(server: AdbServer, tmp_path: Path, virtual_lab:
     server.connect(virtual_lab.serial("twin"))
     with AdbServer(tmp_path / "second") as second:
         assert second.port != server.port
-        assert list_serials(server.host, server.port) == (virtual_lab.serial("twin"),)
-        assert list_serials(second.host, second.port) == ()
+        assert list_attached(server.host, server.port) == ((virtual_lab.serial("twin"), "device"),)
+        assert list_attached(second.host, second.port) == ()
 
 
 def test_it_ends_when_it_is_closed(tmp_path: Path) -> None:

@@ -12,9 +12,12 @@ import pytest
 
 from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.adb_server import AdbServer
+from pytest_devicelab.devices.adb_stream import open_server
+from pytest_devicelab.devices.adb_transport import AdbTransport
 from pytest_devicelab.devices.toggles import restore_toggles
-from pytest_devicelab.errors import DeviceLost, InfrastructureError, Quarantined
+from pytest_devicelab.errors import DeviceAbsent, DeviceLost, InfrastructureError, Quarantined
 from pytest_devicelab.lab.lab import Lab, LabAddress
+from pytest_devicelab.lab.quarantine import Quarantine
 from pytest_devicelab.lab.recovery import Limits, recover
 from pytest_devicelab.lab.server_watch import ServerWatch
 from tests.e2e.virtual_lab import VirtualLab
@@ -111,6 +114,38 @@ def test_a_device_that_goes_away_while_it_is_put_in_order_is_got_back(
             assert device.serial == virtual_lab.serial("twin")
     finally:
         virtual_lab.tell("pixel", "online")
+
+
+def test_a_phone_that_is_unplugged_is_absent_and_used_again_when_it_is_back(
+    virtual_lab: VirtualLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Virtual devices have no cable: this one is taken for a phone on one, and `adb disconnect` unplugs it.
+    monkeypatch.setattr("pytest_devicelab.lab.presence.on_a_cable", lambda spec, serial: True)
+    monkeypatch.setattr(AdbTransport, "_over_tcp", False)
+    limits = Limits(reconnect_s=1, restart_s=1, power_cycle_s=1, reboot_s=1)
+    monkeypatch.setattr("pytest_devicelab.lab.recovery.PHONE_LIMITS", limits)
+    serial, server = virtual_lab.serial("pixel"), virtual_lab.server
+    spec = replace(virtual_lab.specs["pixel"], kind="adb", serial=serial)
+    lab = Lab(virtual_lab.address, holder="a test")
+
+    def unplug() -> None:
+        with open_server(server.host, server.port, "disconnect", 5.0) as stream:
+            stream.command(f"host:disconnect:{serial}")
+
+    try:
+        with lab.lease(spec) as device:
+            unplug()
+            found = lab.recover(device, DeviceLost("push failed"))
+            assert [step.rung for step in found.steps] == ["reconnect", "restart_transport"]
+            assert not found.helped
+        assert Quarantine().bans() == ()
+        with pytest.raises(DeviceAbsent, match="is not attached"), lab.lease(spec):
+            pytest.fail("it is unplugged")
+        server.connect(serial)
+        with lab.lease(spec) as device:
+            assert device.shell(["echo", "back"]).text == "back\n"
+    finally:
+        server.connect(serial)
 
 
 def server_pid(server: AdbServer) -> int:

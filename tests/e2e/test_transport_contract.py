@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from pytest_devicelab.devices.adb import AdbDevice
-from pytest_devicelab.devices.adb_stream import list_serials
+from pytest_devicelab.devices.adb_stream import list_attached
 from pytest_devicelab.devices.adb_transport import AdbTransport
 from pytest_devicelab.devices.device import Device
 from pytest_devicelab.devices.ppadb_transport import PpadbTransport
@@ -203,12 +203,12 @@ def test_no_server_is_a_lost_device_and_none_is_started(
     with pytest.raises(AdbServerLost, match=f"no adb server at 127.0.0.1:{port}"):
         away.shell("true", timeout_s=5)
     with pytest.raises(DeviceLost, match=f"no adb server at 127.0.0.1:{port}"):
-        list_serials("127.0.0.1", port)
+        list_attached("127.0.0.1", port)
     with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=1):
         pass
-    serials = list_serials(virtual_lab.server.host, virtual_lab.server.port)
+    serials = [serial for serial, _ in list_attached(virtual_lab.server.host, virtual_lab.server.port)]
     assert virtual_lab.serial("s24") in serials
-    assert list(serials) == sorted(serials)
+    assert serials == sorted(serials)
 
 
 def test_an_unknown_serial_is_a_lost_device(virtual_lab: VirtualLab, transport: Transport) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.device import ShellResult
-from pytest_devicelab.errors import DeadlineExceeded, DeviceLost, LeaseLost
+from pytest_devicelab.errors import AdbServerLost, DeadlineExceeded, DeviceLost, LeaseLost
 from pytest_devicelab.lab.recovery import PHONE_LIMITS, VIRTUAL_LIMITS, Rung, clean, climb, recover, rungs_of
 from pytest_devicelab.matrix.specs import DeviceSpec, Source
 
@@ -92,6 +92,18 @@ def test_a_device_nothing_helps_is_given_up_after_the_last_rung() -> None:
     found = recover(AdbDevice(ALL, cable), DeviceLost("gone"))
     assert not found.helped
     assert len(found.steps) == 4
+
+
+def test_no_phone_is_rebooted_because_an_adb_server_is_away() -> None:
+    class NoServer(Cable):
+        def reconnect(self, *, timeout_s: float) -> None:
+            raise AdbServerLost("no adb server")
+
+    cable = NoServer("")
+    found = recover(AdbDevice(ALL, cable), DeviceLost("gone"))
+    assert [step.rung for step in found.steps] == ["reconnect", "restart_transport"]
+    assert isinstance(found.last, AdbServerLost)
+    assert "reboot" not in cable.done
 
 
 def test_a_rung_and_its_proof_share_one_limit() -> None:
