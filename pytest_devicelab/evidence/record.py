@@ -139,10 +139,10 @@ class RecoveryStep:
 
     Attributes:
         attempt: the attempt it followed; 0 for before the first.
-        rung: `reconnect`, `restart_transport`, `power_cycle`, `reboot` or `clean`.
-        why: what was wrong when it was tried, in one line.
+        rung: `reconnect`, `restart_transport`, `power_cycle`, `reboot` or `clean`; `quarantine` when nothing helped.
+        why: what was wrong when it was tried, in one line; of a quarantine, its first cause, and `started` when that was.
         helped: whether the device answered afterwards.
-        said: why it did not help; empty when it did.
+        said: why it did not help; empty when it did. Of a quarantine, when it ends.
     """
 
     attempt: int

@@ -20,6 +20,7 @@ from pytest_devicelab.report.coverage import CoverageHole, find_holes
 from pytest_devicelab.report.findings import Fallback, Fusion, find_fallbacks, find_fusions
 from pytest_devicelab.report.measured import MeasurementEntry, find_measurements
 from pytest_devicelab.report.networks import NetworkEntry, find_networks
+from pytest_devicelab.report.recoveries import RecoveryEntry, find_recoveries
 from pytest_devicelab.verdicts.comparison import Comparison, Distance, Divergence, PairDiff
 from pytest_devicelab.verdicts.flaky import settle
 from pytest_devicelab.verdicts.ledger import Ledger
@@ -193,6 +194,7 @@ class Session:
     fallbacks: tuple[Fallback, ...]
     fusions: tuple[Fusion, ...]
     blames: tuple[BlameEntry, ...]
+    recoveries: tuple[RecoveryEntry, ...]
 
 
 def assemble(
@@ -259,6 +261,7 @@ def assemble(
         blames=tuple(
             _blame(each) for each in sorted(store.blames(), key=lambda each: (each.at, each.device))
         ),
+        recoveries=find_recoveries(records),
     )
 
 

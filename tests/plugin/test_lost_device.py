@@ -35,6 +35,8 @@ def test_a_device_that_drops_and_one_that_vanishes(project: Project) -> None:
     assert len(drops["attempts"]) == 2
     assert all(attempt["error"] for attempt in (*drops["attempts"], *vanishes["attempts"]))
     assert "drops" in drops["error"]
+    rungs = [step["rung"] for step in project.session()["recoveries"] if step["device"] == "vanishes"]
+    assert rungs == ["reconnect", "restart_transport", "reboot", "quarantine"]
     (comparison,) = project.session()["comparisons"]
     assert comparison["classes"] == [["stays"]]
     assert [missing["device"] for missing in comparison["missing"]] == ["drops", "vanishes"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_devicelab.errors import Quarantined
-from pytest_devicelab.lab.quarantine import FIRST_S, LONGEST_S, Quarantine
+from pytest_devicelab.lab.quarantine import FIRST_S, LONGEST_S, Quarantine, quarantine_step
 
 
 class Clock:
@@ -38,6 +38,12 @@ def test_a_device_in_quarantine_is_refused_with_its_first_cause(
         of_another_process.admit("R5", "s24")
     assert caught.value.why == "first cause: the cable broke: ?[2J it does not answer"
     assert quarantine.admit("R6", "other") is None
+    # What the record of a run that is refused keeps, the same for each of them.
+    (ban,) = quarantine.bans()
+    assert caught.value.evidence["recovery"] == (quarantine_step(ban),)
+    step = quarantine_step(ban)
+    assert (step.rung, step.why, step.helped) == ("quarantine", ban.reason, False)
+    assert (step.started, step.said) == ("2027-01-15T08:00:00Z", "left alone until 2027-01-15T08:02:00Z")
 
 
 def test_after_it_the_device_is_on_probation_and_a_success_ends_it(
