@@ -132,6 +132,7 @@ def test_a_phone_that_is_unplugged_is_absent_and_used_again_when_it_is_back(
         with open_server(server.host, server.port, "disconnect", 5.0) as stream:
             stream.command(f"host:disconnect:{serial}")
 
+    server.connect(serial)  # whatever became of it in the test before
     try:
         with lab.lease(spec) as device:
             unplug()
