@@ -122,10 +122,12 @@ class LabSession:
     def measure(self, spec: DeviceSpec, model: ModelSpec) -> RunRecord:
         """Return the record of the run that measures time, memory and energy, on the first sample.
 
-        Where the evaluation brings such figures by itself, as in AI Hub, or cannot be carried out, it is that record.
+        Where the evaluation brings such figures by itself, as in AI Hub, or cannot be carried out, it is that record: a
+        cloud is never asked, and paid, for a run that it makes nothing of.
         """
         evaluated = self.evaluate(spec, model)
-        if evaluated.measured is not None or evaluated.status != "ok":
+        measurable = spec.kind in LOCAL_KINDS or spec.kind == "cluster"
+        if evaluated.measured is not None or evaluated.status != "ok" or not measurable:
             return evaluated
         one = {name: array[:1] for name, array in self.inputs(model).items()}
         # One unit of a pool stands for the others in bits, not in time: it is the one the outputs are from.

@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_devicelab.aihub.messages import Profile
+from pytest_devicelab.aihub.profile import measured as measured_by_hub
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence import codec
 from pytest_devicelab.evidence.measurements import (
@@ -19,6 +24,8 @@ from pytest_devicelab.evidence.measurements import (
     summarize_times,
 )
 from pytest_devicelab.evidence.record import RunRecord
+from pytest_devicelab.lab.session import LabSession
+from pytest_devicelab.matrix.specs import DeviceSpec, ModelSpec, Source
 from tests.unit.session_builders import record
 
 
@@ -122,3 +129,75 @@ def test_a_figure_edited_to_0_is_a_damaged_record() -> None:
     data["measured"]["load_us"]["value"] = 0  # type: ignore[index]
     with pytest.raises(InfrastructureError, match=r"f\.json, field `measured\.load_us`"):
         codec.decode(RunRecord, data, file="f.json")
+
+
+_WHOLE = st.integers(-(10**19), 10**19)
+
+
+@given(
+    st.builds(
+        Profile,
+        layers=st.just(()),
+        inference_us=_WHOLE,
+        times_us=st.lists(_WHOLE, max_size=5).map(tuple),
+        load_us=st.none() | _WHOLE,
+        peak_bytes=st.none() | _WHOLE,
+    )
+)
+def test_whatever_a_cloud_tells_is_a_figure_above_0_or_a_reason(profile: Profile) -> None:
+    found = measured_by_hub(profile, simulated=False)
+    for figure in (found.load_us, found.peak_rss_kib, found.peak_pss_kib, found.energy_mj):
+        assert figure.why if figure.value is None else figure.value > 0
+    assert found.latency.why if found.latency.mean_us is None else found.latency.mean_us > 0
+
+
+def test_ai_hubs_profile_is_named_as_the_source() -> None:
+    every = Profile(layers=(), inference_us=90, times_us=(100, 110), load_us=5000, peak_bytes=2048)
+    found = measured_by_hub(every, simulated=True)
+    assert (found.latency.median_us, found.latency.warm_up, found.load_us.value) == (100.0, None, 5000.0)
+    assert found.peak_rss_kib.value == 2.0
+    assert found.latency.source.startswith("AI Hub profile job")
+    only_the_estimate = measured_by_hub(Profile(layers=(), inference_us=90), simulated=True)
+    assert (only_the_estimate.latency.mean_us, only_the_estimate.latency.median_us) == (90.0, None)
+    assert only_the_estimate.load_us.value is None
+    assert "no time" in measured_by_hub(Profile(layers=()), simulated=True).latency.why
+
+
+class _Session(LabSession):
+    """A session that makes no runs: what it is asked for is written down."""
+
+    def __init__(self, evaluated: RunRecord) -> None:
+        self.evaluated = evaluated
+        self.asked: list[str] = []
+
+    def evaluate(self, spec: DeviceSpec, model: ModelSpec) -> RunRecord:
+        return self.evaluated
+
+    def inputs(self, model: ModelSpec) -> Mapping[str, Any]:
+        return {"x": [1, 2, 3]}
+
+    def run(self, spec: DeviceSpec, model: ModelSpec, inputs: Any, purpose: str, **more: Any) -> RunRecord:
+        self.asked.append(f"{purpose} {len(inputs['x'])}")
+        return self.evaluated
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "asked"),
+    [
+        ("virtual", {}, ["measure 1"]),
+        ("adb", {}, ["measure 1"]),
+        ("cluster", {}, ["measure 1"]),
+        ("aihub", {}, []),  # its figures come with the evaluation, or not at all: nothing is paid twice
+        ("of_another_package", {}, []),
+        ("virtual", {"status": "failed"}, []),
+        ("virtual", {"measured": measured()}, []),
+    ],
+)
+def test_a_run_that_measures_is_only_made_where_it_brings_figures(
+    kind: str, changes: dict[str, Any], asked: list[str]
+) -> None:
+    place = Source(file="m.yaml", line=1, column=1)
+    session = _Session(replace(record("digits_int8", "s24"), **changes))
+    model = ModelSpec(id="m", path=Path("m.onnx"), source=place)
+    session.measure(DeviceSpec(id="d", kind=kind, source=place), model)
+    assert session.asked == asked

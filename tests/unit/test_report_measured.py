@@ -50,6 +50,14 @@ def test_the_terminal_says_the_figures_and_whose_they_are(tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_many_measurements_leave_room_on_one_screen(tmp_path: Path, width: int) -> None:
+    lines = summarize(with_measured(session(tmp_path), *[FOUND] * 40), width)
+    assert len(lines) <= 48
+    assert all(len(line.text) <= width for line in lines)
+    assert any("more measurement" in line.text for line in lines)
+
+
 def test_a_record_that_forgets_to_say_so_is_still_simulated() -> None:
     (entry,) = find_measurements([replace(record("digits_int8", "s24"), measured=FOUND)])
     assert entry.simulated
