@@ -41,6 +41,8 @@ PULL_PREFIX = ".pull-"
 # Stages of a `load_error` at which the model is at fault; a device that does not open, a missing skel or an
 # execution that broke off is the lab's.
 _REFUSING_STAGES = ("placement", "finalize", "load")
+# Found but not executable, not found. Source: POSIX.1-2024, Shell Command Language, 2.8.2.
+_NO_RUNNER = (126, 127)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +275,13 @@ class Run:
         )
         error = f"{self._request.runtime} on {self._device.id} exited with {code}"
         error += "\n  why: " + (said or "it printed nothing").replace("\n", "\n       ")
+        if code in _NO_RUNNER:
+            spec = self._device.spec
+            error += (
+                f"\n  fix: put the runner of {self._request.runtime} on the device, made executable, and name its path: "
+                f"`runners: {{{self._request.runtime}: PATH}}` of device {spec.id} ({spec.source}); "
+                "docs/reference/runtimes.md says which runner that is"
+            )
         return replace(record, status="refused" if refusals else "failed", error=error, refused_ops=ops)
 
     def _collected(self, record: RunRecord, prepared: Prepared) -> RunRecord:

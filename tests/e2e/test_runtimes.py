@@ -126,6 +126,22 @@ def test_litert_computes_with_the_kernels_that_were_asked_for(
     assert bits["reference"] == yardstick.tobytes()
 
 
+def test_a_device_without_the_runner_says_which_one_it_needs(
+    litert_runner: Path, virtual_lab: VirtualLab, store: SessionStore, tmp_path: Path
+) -> None:
+    aside = litert_runner.rename(litert_runner.with_name("litert-run.aside"))
+    try:
+        path = FIXTURES / "digits_cnn/int8.tflite"
+        record = carry_out(virtual_lab, store, tmp_path, path, "litert", device="pixel")
+    finally:
+        aside.rename(litert_runner)
+    assert (record.status, record.outputs) == ("failed", ())
+    assert "exited with 127" in record.error
+    assert "litert-run: not found" in record.error
+    assert "fix: put the runner of litert on the device" in record.error
+    assert "`runners: {litert: PATH}` of device pixel" in record.error
+
+
 @pytest.mark.parametrize(
     ("script", "said"),
     [
