@@ -74,9 +74,13 @@ class HubEdge:
         def ask() -> tuple[HubDevice, ...]:
             from qai_hub import public_rest_api
 
+            hide = self.account.hide
+
             listed = public_rest_api.get_device_list(self._config(), name, os, list(attributes))
             return tuple(
-                HubDevice(name=each.name, os=each.os, attributes=tuple(each.attributes))
+                HubDevice(
+                    name=hide(each.name), os=hide(each.os), attributes=tuple(map(hide, each.attributes))
+                )
                 for each in listed.devices
             )
 
@@ -238,12 +242,16 @@ class HubEdge:
             result = public_rest_api.get_job_results(self._config(), job_id).inference_job_result
             if not result.HasField("detail"):
                 return None
-            unit = public_api_pb2.ComputeUnit.Name
+            units, hide = (
+                {number: name for name, number in public_api_pb2.ComputeUnit.items()},
+                self.account.hide,
+            )
             layers = tuple(
                 Layer(
-                    name=each.name,
-                    op=each.layer_type_name,
-                    unit=unit(each.compute_unit).removeprefix("COMPUTE_UNIT_"),
+                    name=hide(each.name),
+                    op=hide(each.layer_type_name),
+                    # A unit that this client does not know yet is evidence of none it knows.
+                    unit=units.get(each.compute_unit, "UNSPECIFIED").removeprefix("COMPUTE_UNIT_"),
                     cycles=each.execution_cycles if each.HasField("execution_cycles") else None,
                     time_us=each.execution_time if each.HasField("execution_time") else None,
                 )
@@ -252,7 +260,7 @@ class HubEdge:
             detail = result.detail
             return Profile(
                 layers=layers,
-                versions={tool.name: tool.version for tool in detail.tool_versions},
+                versions={hide(tool.name): hide(tool.version) for tool in detail.tool_versions},
                 inference_us=detail.execution_time,
                 times_us=tuple(detail.all_execution_times),
                 # 0 is what the message has where nothing was said.

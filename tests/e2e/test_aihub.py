@@ -323,6 +323,17 @@ def test_a_layer_on_the_cpu_is_a_fallback(double: Double, run: Run, tmp_path: Pa
     assert judge_placement(silent, model).outcome == "inconclusive"
 
 
+def test_a_compute_unit_of_tomorrow_is_no_evidence_and_no_failure(
+    double: Double, run: Run, tmp_path: Path
+) -> None:
+    double.account.trouble.new_unit = True
+    record = run()
+    assert (record.status, record.ops) == ("ok", ()), record.error
+    verdict = judge_placement(record, load_matrix(tmp_path / "matrix.yaml").models[0])
+    # The device's log still says where it ran; the profile says nothing.
+    assert verdict.details["grade"] == "logcat"
+
+
 def test_compiled_here(double: Double, run: Run) -> None:
     record = run(f"{S24}, compiler: ours, timeout_s: 30", ", options: {offload_graph_io_quantization: 0}")
     assert record.status == "ok"
@@ -427,6 +438,7 @@ def test_a_token_that_the_service_says_back(double: Double, run: Run, tmp_path: 
     record = run()
     assert record.status == ("refused" if fails else "ok")
     assert "token ***" in record.versions["aihub"]
+    assert "note:Authorization: token ***" in record.device.properties["aihub.attributes"]
     if not fails:
         assert b"token ***" in (tmp_path / "session" / "runs" / record.id / "logcat.txt").read_bytes()
     folders = (tmp_path / "session", tmp_path / "cache")

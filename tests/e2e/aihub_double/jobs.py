@@ -47,7 +47,8 @@ class Trouble:
         moods: statuses the next requests are answered with, 0 for a connection closed unanswered.
         drop_from: the number of the request from which on connections are closed unanswered.
         cpu_layer: a layer the profile shows on the CPU.
-        echo: put this into what failed jobs, logs and versions say.
+        new_unit: give every layer of the profile a compute unit that the client does not know.
+        echo: put this into what failed jobs, logs, versions, profiles and lists of devices say.
     """
 
     lose_submit: int = 0
@@ -61,6 +62,7 @@ class Trouble:
     moods: list[int] = field(default_factory=list)
     drop_from: int = 0
     cpu_layer: str = ""
+    new_unit: bool = False
     echo: str = ""
 
 
@@ -223,6 +225,14 @@ class Account:
             row = detail.layer_details.add(name=node, layer_type_name=name.partition(":")[0])
             row.compute_unit = pb.COMPUTE_UNIT_CPU if on_cpu else pb.COMPUTE_UNIT_NPU
             row.execution_cycles = cycles
+        if self.trouble.new_unit:
+            for row in detail.layer_details:
+                row.compute_unit = 9
+        if self.trouble.echo:
+            detail.tool_versions.add(name=f"tool {self.trouble.echo}", version=self.trouble.echo)
+            detail.layer_details.add(
+                name=self.trouble.echo, layer_type_name=self.trouble.echo, compute_unit=pb.COMPUTE_UNIT_CPU
+            )
         if self.trouble.cpu_layer:
             detail.layer_details.add(
                 name=self.trouble.cpu_layer, layer_type_name="Softmax", compute_unit=pb.COMPUTE_UNIT_CPU

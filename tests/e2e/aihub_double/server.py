@@ -163,6 +163,9 @@ def _devices(double: Double, body: bytes, query: dict[str, str], *_: Any) -> Any
         and query.get("os") in (None, "", each.os)
         and wanted <= set(each.attributes)
     ]
+    if double.account.trouble.echo:
+        for each in found:
+            each.attributes.append(f"note:{double.account.trouble.echo}")
     return pb.DeviceList(total_query_count=len(found), devices=found)
 
 
