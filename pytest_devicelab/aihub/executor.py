@@ -21,6 +21,7 @@ from pytest_devicelab.errors import InfrastructureError, UserError
 from pytest_devicelab.evidence.record import Attempt, RunRecord
 from pytest_devicelab.lab.executor import ExecutorContext
 from pytest_devicelab.lab.request import RunRequest
+from pytest_devicelab.lab.retry import failure_class
 from pytest_devicelab.matrix.specs import DeviceSpec
 
 _OUTAGE_S = 3.0
@@ -101,7 +102,7 @@ class AihubExecutor:
             wait=Patience(sleep=self._sleep),
             progress=self._progress,
         )
-        error = ""
+        error = failed = ""
         try:
             _require_qnn(spec, request)
             outage = Deadline.after(min(_OUTAGE_S, deadline.left_s))
@@ -111,10 +112,14 @@ class AihubExecutor:
             # No record: whoever resumes the session picks the jobs up.
             return replace(run.record, status="failed", error=str(ended))
         except InfrastructureError as failure:
-            error = self._account.hide(str(failure))
+            error, failed = self._account.hide(str(failure)), failure_class(failure)
             run.record = replace(run.record, status="failed", error=error)
         attempt = Attempt(
-            number=1, started=started, duration_s=round(time.monotonic() - clock, 3), error=error
+            number=1,
+            started=started,
+            duration_s=round(time.monotonic() - clock, 3),
+            error=error,
+            failure=failed,
         )
         record = replace(run.record, attempts=(attempt,))
         self._store.write_record(record)
