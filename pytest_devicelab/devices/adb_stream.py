@@ -133,7 +133,7 @@ def open_server(host: str, port: int, what: str, timeout_s: float) -> Iterator[S
     deadline = time.monotonic() + timeout_s
     try:
         sock = socket.create_connection((host, port), timeout=min(timeout_s, SERVER_ANSWERS_S))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for a name that is none, such as `lab..local`
         raise no_server(host, port, what, str(error)) from error
     with sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -45,7 +45,8 @@ class _Connection(Connection):  # type: ignore[misc]  # ppadb has no types
         deadline = time.monotonic() + timeout_s
         try:
             sock = self.connect()
-        except RuntimeError as error:
+        except (RuntimeError, UnicodeError) as error:
+            self.close()
             raise no_server(host, port, what, str(error)) from None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # ppadb makes closing a reset, which takes away what is still on its way.

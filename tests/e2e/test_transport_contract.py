@@ -211,6 +211,11 @@ def test_no_server_is_a_lost_device_and_none_is_started(
     assert serials == sorted(serials)
 
 
+def test_a_server_whose_name_is_none_is_one_that_is_not_there(transport: Transport) -> None:
+    with pytest.raises(AdbServerLost, match=r"no adb server at lab\.\.local:1"):
+        transport(host="lab..local", port=1, serial="x", name="s24").shell("true", timeout_s=5)
+
+
 def test_an_unknown_serial_is_a_lost_device(virtual_lab: VirtualLab, transport: Transport) -> None:
     server = virtual_lab.server
     nobody = transport(host=server.host, port=server.port, serial="nobody", name="s24")
