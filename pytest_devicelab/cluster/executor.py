@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from pytest_devicelab.cluster.errand import loads, send
+from pytest_devicelab.cluster.head import HeadWatch
 from pytest_devicelab.cluster.names import chip_of, host_of, make_of
-from pytest_devicelab.cluster.parcel import Parcel, read, unpack
-from pytest_devicelab.cluster.ray_edge import NAMESPACE, connect, require_ray, within
-from pytest_devicelab.errors import DeadlineExceeded, DeviceLost, InfrastructureError, UserError
+from pytest_devicelab.cluster.parcel import read, unpack
+from pytest_devicelab.cluster.ray_edge import NAMESPACE, answers, connect, require_ray, within
+from pytest_devicelab.errors import DeviceLost, InfrastructureError, UserError
 from pytest_devicelab.evidence.record import RunRecord
 from pytest_devicelab.lab.executor import ExecutorContext
 from pytest_devicelab.lab.request import RunRequest, unreached
@@ -25,6 +29,7 @@ _LIST_S = 20.0
 # Whoever has the unit before us may be at it for as long as a run of ours takes, and there may be several.
 _QUEUE = 5
 _MARGIN_S = 120.0
+_LEAVE_S = 20.0
 
 
 class ClusterExecutor:
@@ -48,9 +53,11 @@ class ClusterExecutor:
         self._address = context.matrix.lab.cluster
         self._store = context.store
         self._progress = context.progress
+        self._connecting = threading.Lock()
         self._guard = threading.Lock()
         self._busy: Counter[str] = Counter()
         self._lost: dict[str, str] = {}
+        self._head: HeadWatch | None = None
 
     @staticmethod
     def require() -> None:
@@ -59,6 +66,8 @@ class ClusterExecutor:
 
     def close(self) -> None:
         """Leave the cluster to the next session of this process."""
+        if self._head is not None:
+            self._head.close()
 
     def carry_out(self, spec: DeviceSpec, request: RunRequest) -> RunRecord:
         """Return the record of a run; units that are lost meanwhile are replaced by equal ones."""
@@ -76,21 +85,17 @@ class ClusterExecutor:
                 return record
 
     def _send(self, spec: DeviceSpec, request: RunRequest) -> RunRecord:
-        with self._guard:  # Ray cannot be connected from two threads at once
-            ray = connect(self._address)
+        ray, head = self._connect()
         allowed_s = _QUEUE * request.timeout_s * (1 + request.retries.per_run) + _MARGIN_S
         files = _model_files(request.path)
         while True:
             name, unit = self._take(ray, spec, request.unit)
             self._progress(f"device={spec.id} model={request.model.id} {request.purpose}: sent to {name}")
             try:
-                parcel: Parcel = ray.get(unit.run.remote(request, files, self._store.id), timeout=allowed_s)
+                parcel = send(
+                    ray, unit, request, files, self._store.id, head=head, name=name, allowed_s=allowed_s
+                )
                 record = read(parcel, run_id=request.id, host=host_of(name))
-            except ray.exceptions.GetTimeoutError:
-                raise DeadlineExceeded(
-                    f"device {spec.id}: no answer from {name} within {allowed_s:g} s",
-                    fix="see what that lab host does",
-                ) from None
             except ray.exceptions.RayTaskError as error:
                 raise InfrastructureError(
                     f"device {spec.id}: lab host {host_of(name)} could not carry the run out",
@@ -98,6 +103,8 @@ class ClusterExecutor:
                     fix="see that the lab host has the same version of pytest-devicelab",
                 ) from None
             except ray.exceptions.RayError as error:  # its host died, or what it had made went with it
+                if not answers(self._address):
+                    raise head.error() from None
                 self._lose(name, str(error).splitlines()[0][:200])
                 continue
             finally:
@@ -108,6 +115,31 @@ class ClusterExecutor:
                 if self._equals(ray, spec):
                     continue
             return unpack(parcel, record, spec, self._store, unit=name)
+
+    def _connect(self) -> tuple[Any, HeadWatch]:
+        """Return the module `ray`, connected, and who watches the head of the cluster."""
+        with self._connecting:  # Ray cannot be connected from two threads at once
+            if self._head is not None and self._head.lost:
+                self._head.wait_left()
+                self._head = None
+            ray = connect(self._address)
+            if self._head is None:
+                self._head = HeadWatch(self._address, self._leave)
+            return ray, self._head
+
+    def _leave(self) -> None:
+        """Disconnect from a cluster without a head, when the runs that were on their way have failed."""
+        import ray
+
+        deadline = time.monotonic() + _LEAVE_S
+        while self._under_way() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        with suppress(InfrastructureError):
+            within(_LEAVE_S, ray.shutdown, what=f"Ray does not leave the cluster at {self._address}")
+
+    def _under_way(self) -> bool:
+        with self._guard:
+            return any(self._busy.values())
 
     def _lose(self, name: str, why: str) -> None:
         with self._guard:
@@ -120,15 +152,19 @@ class ClusterExecutor:
         Raises:
             DeviceLost: none is left; quotes those that were lost.
         """
-        names = self._equals(ray, spec)
+        units: dict[str, Any] = {}
+        for name in self._equals(ray, spec):
+            with suppress(ValueError):  # it ended meanwhile
+                units[name] = ray.get_actor(name, namespace=NAMESPACE)
+        waited = loads(ray, units) if len(units) > 1 else dict.fromkeys(units, 0.0)
         with self._guard:
-            for name in sorted(names, key=lambda name: (name != wanted, self._busy[name], name)):
-                try:
-                    unit = ray.get_actor(name, namespace=NAMESPACE)
-                except ValueError:
-                    continue  # it ended meanwhile
-                self._busy[name] += 1
-                return name, unit
+            # Two threads that look at the same time see the same load: what we sent ourselves counts at once.
+            least = sorted(
+                units, key=lambda name: (name != wanted, max(waited[name], self._busy[name]), name)
+            )
+            if least:
+                self._busy[least[0]] += 1
+                return least[0], units[least[0]]
             chip = spec.soc.name if spec.soc else None
             lost = "; ".join(f"{name}: {why}" for name, why in self._lost.items() if chip_of(name) == chip)
         raise DeviceLost(

@@ -12,14 +12,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pytest_devicelab.cluster.head import HeadWatch
 from pytest_devicelab.cluster.names import unit_name
 from pytest_devicelab.cluster.ray_edge import NAMESPACE, connect, require_ray
-from pytest_devicelab.cluster.unit import Unit
+from pytest_devicelab.cluster.unit import WATCH, Unit
 from pytest_devicelab.errors import InfrastructureError
-from pytest_devicelab.lab.lab import LabServices
+from pytest_devicelab.lab.lab import LabAddress, LabServices
 from pytest_devicelab.lab.scratch import Scratch
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec
 
@@ -48,30 +50,56 @@ def join(
 
     Raises:
         UserError: Ray is not installed.
-        InfrastructureError: the cluster or the lab does not come up, or this host's node ended.
+        InfrastructureError: the cluster or the lab does not come up, or the head or this host's node is gone.
     """
     require_ray()
     host = f"{os.uname().nodename}-{secrets.token_hex(2)}"
     with ExitStack() as stack:
+        singles = tuple(single for spec in devices for single in units_of(spec))
         scratch = Scratch()
         stack.callback(scratch.close)
         services = stack.enter_context(LabServices(matrix, devices, scratch.path))
-        node = stack.enter_context(_node(address, host, devices, scratch.path / "ray.log"))
+        node = stack.enter_context(_node(address, host, singles, scratch.path / "ray.log"))
         ray = connect(address)
         stack.callback(ray.shutdown)
         node_id = _wait_for_node(ray, host, node)
+        servers = {
+            single.id: services.address.server(spec.id) for spec in devices for single in units_of(spec)
+        }
+        address_here = replace(services.address, servers=servers)
         units = [
-            _offer(ray, node_id, host, spec, services, cache) for spec in devices
+            _offer(ray, node_id, host, spec, address_here, cache) for spec in singles
         ]  # held on to: an actor ends when nobody does
         ray.get([unit.alive.remote() for unit in units], timeout=_UNIT_TIMEOUT_S)
-        ready(host, tuple(unit_name(host, spec) for spec in devices))
+        ready(host, tuple(unit_name(host, spec) for spec in singles))
+        # Ray would end this process without a word, and what it started would be left behind.
+        head = HeadWatch(address, leave=lambda: None)
+        stack.callback(head.close)
         while not stop.wait(0.5):
+            if head.lost:
+                raise head.error()
             if node.poll() is not None:
                 raise InfrastructureError(
                     f"lab host {host}: its Ray node ended",
                     why=f"exit status {node.returncode}",
                     fix="join again",
                 )
+
+
+def units_of(spec: DeviceSpec) -> tuple[DeviceSpec, ...]:
+    """Return the devices an entry of the matrix stands for, one by one, each of which carries runs out of its own.
+
+    An entry with a selector stays one: which phones it fits is found anew for each run.
+    """
+    if spec.kind == "virtual":
+        return tuple(replace(spec, id=unit, units=1) for unit in spec.unit_ids)
+    if len(spec.serials) < 2:
+        return (spec,)
+    ids = (spec.id, *(f"{spec.id}.{number}" for number in range(2, len(spec.serials) + 1)))
+    return tuple(
+        replace(spec, id=unit, serial=serial, serials=())
+        for unit, serial in zip(ids, spec.serials, strict=True)
+    )
 
 
 @contextmanager
@@ -119,11 +147,11 @@ def _wait_for_node(ray: Any, host: str, node: subprocess.Popen[bytes]) -> str:
     )
 
 
-def _offer(ray: Any, node_id: str, host: str, spec: DeviceSpec, services: LabServices, cache: Path) -> Any:
+def _offer(ray: Any, node_id: str, host: str, spec: DeviceSpec, lab: LabAddress, cache: Path) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     chip = f"devicelab_{spec.soc.name if spec.soc else 'unknown'}".replace(" ", "_")
-    actor = ray.remote(Unit).options(
+    actor = ray.remote(concurrency_groups={WATCH: 2})(Unit).options(
         name=unit_name(host, spec),
         namespace=NAMESPACE,
         num_cpus=0,
@@ -131,4 +159,4 @@ def _offer(ray: Any, node_id: str, host: str, spec: DeviceSpec, services: LabSer
         max_restarts=0,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node_id, soft=False),
     )
-    return actor.remote(spec, services.address, str(cache))
+    return actor.remote(spec, lab, str(cache))

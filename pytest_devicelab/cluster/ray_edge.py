@@ -56,9 +56,8 @@ def connect(address: str) -> Any:
         InfrastructureError: nobody answers there, or this host has no node of that cluster.
     """
     require_ray()
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=_ANSWERS_S).close()
+        _call(address)
     except (OSError, ValueError, OverflowError) as error:
         raise InfrastructureError(
             f"no Ray cluster answers at {address}",
@@ -88,6 +87,20 @@ def connect(address: str) -> Any:
                 "of the cluster",
             ) from error
     return ray
+
+
+def answers(address: str) -> bool:
+    """Say whether anything takes connections at HOST:PORT."""
+    try:
+        _call(address)
+    except OSError:
+        return False
+    return True
+
+
+def _call(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), timeout=_ANSWERS_S).close()
 
 
 def within(limit_s: float, call: Callable[[], T], *, what: str) -> T:

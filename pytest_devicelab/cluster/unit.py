@@ -1,25 +1,34 @@
-"""A unit: one device of a lab host, as an actor of Ray on that host. It does one run at a time; that is its lease."""
+"""A unit: one device of a lab host, as an actor of Ray there. It does one run at a time, and only for who still waits."""
 
 from __future__ import annotations
 
-import os
-import tempfile
+import threading
+import time
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
-from pytest_devicelab.cluster.parcel import Parcel, pack
+from pytest_devicelab.cluster.carrier import Carrier
+from pytest_devicelab.cluster.parcel import Parcel
 from pytest_devicelab.errors import InfrastructureError
-from pytest_devicelab.evidence.store import SessionStore
-from pytest_devicelab.lab.lab import Lab, LabAddress
-from pytest_devicelab.lab.local import LocalExecutor
+from pytest_devicelab.lab.lab import LabAddress
 from pytest_devicelab.lab.request import RunRequest
 from pytest_devicelab.matrix.specs import DeviceSpec
-from pytest_devicelab.runtimes.qairt import find_sdk
+
+WATCH = "watch"
+"""Concurrency group of `beat`, `cancel` and `load`, which are answered while a run is on."""
+QUIET_S = 10.0
+"""A controller that says nothing for so long has died, and its run is ended; it speaks every second."""
+_LOOK_S = 1.0
+# Who waits for a run here has said so within this time.
+_WAITING_S = 3.0
+_CANCELLED = float("-inf")
 
 
 class Unit:
-    """Runs what a controller sends on one device beside this host.
+    """Takes runs for one device, and ends one that its controller cancels or dies over.
+
+    A run is in a process of its own, the carrier, because nothing else can end one in the middle: with the process
+    go its connections to the device, which end the runner there, and its lease, which the next carrier takes.
 
     Args:
         spec: the device, as the lab host's own matrix describes it.
@@ -28,36 +37,99 @@ class Unit:
     """
 
     def __init__(self, spec: DeviceSpec, address: LabAddress, cache: str) -> None:
-        self._spec = spec
-        self._lab = Lab(address, holder=f"Ray cluster, lab host {os.uname().nodename}")
-        self._cache = Path(cache)
+        self._told = (spec, address, cache)
+        self._guard = threading.Lock()
+        self._heard: dict[str, float] = {}
+        self._carrier = self._new_carrier()
 
     def alive(self) -> bool:
-        """Say that this host is there."""
-        return True
+        """Say that this host can carry runs out."""
+        import ray
 
-    def run(self, request: RunRequest, files: Mapping[str, bytes], session: str) -> Parcel:
+        return bool(ray.get(self._carrier.ready.remote()))
+
+    def run(self, ticket: str, request: RunRequest, files: Mapping[str, bytes], session: str) -> Parcel:
         """Carry a run out and return it with its evidence.
 
         Args:
+            ticket: what `beat` and `cancel` call this run.
             request: the run; its `path` is a name in `files`.
             files: the model, and weights it keeps in files of their own, by their path beside it.
             session: id of the controller's session.
+
+        Raises:
+            InfrastructureError: nobody waits for it any more, or its process died.
         """
-        with tempfile.TemporaryDirectory(prefix="dl-unit-") as folder:
-            root = Path(folder)
-            for name, content in files.items():
-                place = (root / "model" / name).resolve()
-                if not place.is_relative_to(root.resolve() / "model"):
-                    raise InfrastructureError(f"a model file is named {name[:80]!r}", fix="see who sends it")
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(content)
-            store = SessionStore.create(root / "reports", session)
-            local = replace(
-                request,
-                path=root / "model" / request.path.name,
-                unit="",
-                qairt_sdk=find_sdk(None, os.environ) if self._spec.kind == "adb" else None,
+        import ray
+
+        with self._guard:
+            self._heard.setdefault(ticket, time.monotonic())
+        try:
+            self._require_wanted(ticket)  # it may have waited here for longer than its controller lived
+            answer = self._carrier.carry.remote(request, files, session)
+            self._wait(ticket, answer)
+            parcel: Parcel = ray.get(answer)
+            return parcel
+        except ray.exceptions.RayActorError as error:
+            self._replace_carrier()
+            raise InfrastructureError(
+                f"device {self._told[0].id}: the process that carried the run out died",
+                why=str(error)[:500],
+                fix="see the logs of Ray on that lab host",
+            ) from None
+        finally:
+            with self._guard:
+                del self._heard[ticket]
+
+    def beat(self, ticket: str) -> None:
+        """Say that somebody still waits for a run."""
+        with self._guard:
+            if self._heard.get(ticket) != _CANCELLED:
+                self._heard[ticket] = time.monotonic()
+
+    def cancel(self, ticket: str) -> None:
+        """Say that nobody waits for a run any more, whether it has begun or not."""
+        with self._guard:
+            self._heard[ticket] = _CANCELLED
+
+    def load(self) -> int:
+        """Return how many runs somebody waits for here, the one that is on included."""
+        now = time.monotonic()
+        with self._guard:
+            return sum(now - heard < _WAITING_S for heard in self._heard.values())
+
+    def _wait(self, ticket: str, answer: Any) -> None:
+        import ray
+
+        try:
+            while not ray.wait([answer], timeout=_LOOK_S)[0]:
+                self._require_wanted(ticket)
+        except InfrastructureError:
+            self._replace_carrier()
+            raise
+
+    def _require_wanted(self, ticket: str) -> None:
+        with self._guard:
+            heard = self._heard[ticket]
+        if time.monotonic() - heard > QUIET_S:
+            raise InfrastructureError(
+                f"device {self._told[0].id}: the run was ended on its lab host",
+                why="it was cancelled"
+                if heard == _CANCELLED
+                else f"its controller said nothing for {QUIET_S:g} s",
+                fix="run it again",
             )
-            executor = LocalExecutor(self._lab, store, cache=self._cache, progress=lambda text: None)
-            return pack(executor.carry_out(self._spec, local), store)
+
+    def _replace_carrier(self) -> None:
+        import ray
+
+        ray.kill(self._carrier)
+        self._carrier = self._new_carrier()
+        self._carrier.tidy.remote()  # before the next run, in its order
+
+    def _new_carrier(self) -> Any:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+        return ray.remote(Carrier).options(num_cpus=0, scheduling_strategy=here).remote(*self._told)

@@ -1,4 +1,4 @@
-"""Two lab hosts on one Ray cluster, both on this machine; each joined with one virtual device of the same chip."""
+"""Lab hosts on one Ray cluster, all on this machine: both with a virtual device of one chip, one with others too."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pytest_devicelab.cluster.errand import loads, send
+from pytest_devicelab.cluster.names import chip_of
+from pytest_devicelab.cluster.ray_edge import NAMESPACE, answers, connect
 from pytest_devicelab.evidence.record import RunRecord
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.executor import ExecutorContext, require_executor
+from pytest_devicelab.lab.lease import standings
 from pytest_devicelab.lab.request import make_request
 from pytest_devicelab.matrix.decode import load_matrix
 from pytest_devicelab.matrix.specs import MatrixSpec
@@ -32,20 +38,36 @@ os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 ray = pytest.importorskip("ray")
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
-HOST = """schema: devicelab.matrix/1
-devices:
-- {{id: {name}, kind: virtual, soc: Tensor G4, engine: cpu, runtime: ort}}
-models:
-- {{id: digits, path: "{fixtures}/digits_cnn/int8.onnx", runtime: ort}}
+TAG = secrets.token_hex(3)
+HELD = f"held_{TAG}"
+DEVICES = {
+    "north": ["{id: north, kind: virtual, soc: Tensor G4, engine: cpu, runtime: ort}"],
+    "south": [
+        "{id: south, kind: virtual, soc: Tensor G4, engine: cpu, runtime: ort}",
+        "{id: gen3, kind: virtual, soc: SM8650}",
+        f'{{id: {HELD}, kind: virtual, soc: SM8550, engine: "tests.e2e.cluster_engines:held", runtime: ort}}',
+    ],
+}
+MODEL = f"""models:
+- {{id: digits, path: "{FIXTURES}/digits_cnn/int8.onnx", inputs: "{FIXTURES}/digits_eval.npz", samples: 4}}
 """
 CONTROLLER = """schema: devicelab.matrix/1
 lab: {{cluster: "{address}"}}
 devices:
 - {{id: any_g4, kind: cluster, soc: Tensor G4, runtime: ort}}
 - {{id: any_8gen3, kind: cluster, soc: SM8650}}
-models:
-- {{id: digits, path: "{fixtures}/digits_cnn/int8.onnx", inputs: "{fixtures}/digits_eval.npz", runtime: ort, samples: 4}}
+- {{id: any_8gen2, kind: cluster, soc: SM8550, runtime: ort}}
+- {{id: any_8gen1, kind: cluster, soc: SM8450}}
 """
+LOCAL = """schema: devicelab.matrix/1
+devices:
+- {id: any_g4, kind: virtual, soc: Tensor G4, engine: cpu, runtime: ort}
+- {id: any_8gen3, kind: virtual, soc: SM8650}
+"""
+
+
+def _host(name: str) -> str:
+    return "schema: devicelab.matrix/1\ndevices:\n" + "".join(f"- {each}\n" for each in DEVICES[name]) + MODEL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +75,7 @@ class Cluster:
     """A head, and lab hosts by name: the process of `devicelab lab join`."""
 
     address: str
+    head: subprocess.Popen[bytes]
     hosts: dict[str, subprocess.Popen[str]]
     folder: Path
 
@@ -72,7 +95,12 @@ def cluster() -> Iterator[Cluster]:
     address = f"127.0.0.1:{_free_port()}"
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dl-ray-")))
-        environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(folder / "ray")}
+        environment = os.environ | {
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_TMPDIR": str(folder / "ray"),
+            "DEVICELAB_LEASES": str(folder / "leases"),
+            "PYTHONPATH": str(FIXTURES.parent),
+        }
         log = stack.enter_context((folder / "head.log").open("wb"))
         head = subprocess.Popen(
             [
@@ -86,10 +114,11 @@ def cluster() -> Iterator[Cluster]:
             start_new_session=True,
         )
         stack.callback(_end, head)
+        _until(lambda: answers(address))
         hosts = {}
-        for name in ("north", "south"):
+        for name in DEVICES:
             matrix = folder / f"{name}.yaml"
-            matrix.write_text(HOST.format(name=name, fixtures=FIXTURES))
+            matrix.write_text(_host(name))
             hosts[name] = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "pytest_devicelab.cli", "lab", "join", f"--address={address}"),
@@ -101,8 +130,9 @@ def cluster() -> Iterator[Cluster]:
                 start_new_session=True,
             )
             stack.callback(_end, hosts[name])
+            # One after another: nodes that start on one address at the same time get in each other's way.
             _require_up(hosts[name], name)
-        yield Cluster(address=address, hosts=hosts, folder=folder)
+        yield Cluster(address=address, head=head, hosts=hosts, folder=folder)
         ray.shutdown()
 
 
@@ -122,7 +152,7 @@ def test_without_the_token_nobody_gets_in(cluster: Cluster) -> None:
 
 def test_a_lab_host_does_not_open_itself_to_everybody(tmp_path: Path) -> None:
     matrix = tmp_path / "rack.yaml"
-    matrix.write_text(HOST.format(name="north", fixtures=FIXTURES))
+    matrix.write_text(_host("north"))
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest_devicelab.cli", "lab", "join"),
@@ -142,7 +172,7 @@ def test_a_lab_host_does_not_open_itself_to_everybody(tmp_path: Path) -> None:
 def _require_up(process: subprocess.Popen[str], name: str) -> None:
     assert process.stdout is not None
     said = [process.stdout.readline(), process.stdout.readline()]
-    assert "offers 1 devices" in said[0], said
+    assert f"offers {len(DEVICES[name])} devices" in said[0], said
     assert name in said[1], said
 
 
@@ -157,7 +187,7 @@ def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
 @pytest.fixture
 def matrix(cluster: Cluster, tmp_path: Path) -> MatrixSpec:
     path = tmp_path / "matrix.yaml"
-    path.write_text(CONTROLLER.format(address=cluster.address, fixtures=FIXTURES))
+    path.write_text(CONTROLLER.format(address=cluster.address) + MODEL)
     return load_matrix(path)
 
 
@@ -167,6 +197,7 @@ def _run(
     folder: Path,
     name: str = "session",
     progress: Callable[[str], None] = lambda text: None,
+    unit: str = "",
 ) -> RunRecord:
     from pytest_devicelab.cluster.executor import ClusterExecutor
 
@@ -176,12 +207,21 @@ def _run(
     assert model.inputs is not None
     inputs = load_inputs(model.inputs, samples=model.samples)
     request = make_request(matrix, spec, model, inputs, "evaluate", model.path)
-    record = ClusterExecutor(context).carry_out(spec, request)
+    executor = ClusterExecutor(context)
+    record = executor.carry_out(spec, replace(request, unit=unit))
+    executor.close()
     assert store.read_record(record.id) == record
     assert all((store.run_folder(record.id) / file).is_file() for file in record.files.values())
     for output in record.outputs:
         store.read_output(output)
     return record
+
+
+def _units(cluster: Cluster, chip: str) -> dict[str, Any]:
+    """Return the units of a chip in the cluster, by name."""
+    connect(cluster.address)
+    named = [each["name"] for each in ray.util.list_named_actors(all_namespaces=True)]
+    return {name: ray.get_actor(name, namespace=NAMESPACE) for name in named if chip_of(name) == chip}
 
 
 def test_a_run_is_carried_out_beside_the_lab_host_and_comes_back_whole(
@@ -199,9 +239,9 @@ def test_a_run_is_carried_out_beside_the_lab_host_and_comes_back_whole(
 def test_a_chip_nobody_has_is_a_hole_and_not_a_pass(
     matrix: MatrixSpec, cluster: Cluster, tmp_path: Path
 ) -> None:
-    record = _run(matrix, "any_8gen3", tmp_path)
+    record = _run(matrix, "any_8gen1", tmp_path)
     assert record.status == "failed"
-    assert "no unit with chip SM8650" in record.error
+    assert "no unit with chip SM8450" in record.error
 
 
 def test_a_cluster_that_is_away_is_said_within_seconds(matrix: MatrixSpec, tmp_path: Path) -> None:
@@ -215,58 +255,230 @@ def test_what_cluster_devices_need_is_there() -> None:
     require_executor("cluster")
 
 
-def _pytest(matrix: MatrixSpec, folder: Path) -> tuple[int, dict[str, str]]:
-    """Run the standard suite on one device of the matrix; return pytest's exit status and the outcomes by check."""
+def _pytest(matrix: Path, folder: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """Run the standard suite in a folder of its own; return pytest's exit status and what its session.json says."""
+    folder.mkdir()
     (folder / "pytest.ini").write_text("[pytest]\n")
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-q", f"--devices={matrix.path}"),
-            *("--devicelab-select", "id=any_g4", f"--devicelab-reports={folder / 'reports'}"),
+            *(sys.executable, "-m", "pytest", "-q", f"--devices={matrix}"),
+            *(f"--devicelab-reports={folder / 'reports'}", *arguments),
         ],
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=150,
         check=False,
     )
     said = folder / "reports/latest/session.json"
     assert said.is_file(), done.stdout + done.stderr
-    verdicts = json.loads(said.read_text())["verdicts"]
-    return done.returncode, {verdict["check"]: verdict["verdict"] for verdict in verdicts}
+    session: dict[str, Any] = json.loads(said.read_text())
+    return done.returncode, session
 
 
-def test_a_session_over_the_cluster(matrix: MatrixSpec, cluster: Cluster, tmp_path: Path) -> None:
-    status, outcomes = _pytest(matrix, tmp_path)
-    assert (outcomes["determinism"], outcomes["placement"]) == ("pass", "pass")
-    assert outcomes["accuracy"] == "inconclusive"  # this matrix names no float model
-    assert status == 1
-    paths = (tmp_path / "reports/latest/runs").glob("*/record.json")
-    records = [json.loads(path.read_text()) for path in paths]
-    assert {record["purpose"] for record in records} == {"evaluate", "repeat"}
-    assert len({record["device"]["serial"] for record in records}) == 1
+def _outcomes(session: dict[str, Any]) -> dict[str, str]:
+    return {verdict["check"]: verdict["verdict"] for verdict in session["verdicts"]}
 
 
-# Last: the hosts do not come back.
+def _verdicts(session: dict[str, Any]) -> list[tuple[str, ...]]:
+    keys = ("check", "model", "devices", "verdict", "reason")
+    return sorted(tuple(str(verdict.get(key)) for key in keys) for verdict in session["verdicts"])
+
+
+def _records(folder: Path) -> dict[str, dict[str, Any]]:
+    paths = (folder / "reports/latest/runs").glob("*/record.json")
+    return {record["id"]: record for record in (json.loads(path.read_text()) for path in paths)}
+
+
+def _lasting(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record without what differs from one run to the next: when, how long, in which process, on which unit."""
+    passing = {
+        "time",
+        "pid",
+        "offset",
+        "raw",
+        "cycles",
+        "started",
+        "duration_s",
+        "spared_bytes",
+        "pulled_bytes",
+    }
+
+    def lasting(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: lasting(each) for key, each in value.items() if key not in passing}
+        return [lasting(each) for each in value] if isinstance(value, list) else value
+
+    kept: dict[str, Any] = lasting(record)
+    del kept["session"], kept["transfers"], kept["device"]["kind"], kept["device"]["serial"]
+    telemetry = kept["telemetry"]
+    kept["telemetry"] = sorted(key for key in telemetry if not key.startswith("cluster."))
+    return kept
+
+
+def test_a_session_over_the_cluster_is_the_one_beside_the_devices(
+    matrix: MatrixSpec, cluster: Cluster, tmp_path: Path
+) -> None:
+    local = tmp_path / "local.yaml"
+    local.write_text(LOCAL + MODEL)
+    chosen = ("--devicelab-select", "soc!=SM8550,soc!=SM8450")
+    status_here, session_here = _pytest(local, tmp_path / "here", *chosen)
+    status_there, session_there = _pytest(matrix.path, tmp_path / "there", *chosen, "-n", "2")
+    assert status_there == status_here
+    assert _verdicts(session_there) == _verdicts(session_here)
+    here, there = _records(tmp_path / "here"), _records(tmp_path / "there")
+    assert len(here) >= 4
+    assert there.keys() == here.keys()
+    for name, record in here.items():
+        assert _lasting(there[name]) == _lasting(record)
+        assert there[name]["device"]["kind"] == "cluster"
+        assert there[name]["telemetry"]["cluster.unit"] in {"north", "south", "gen3"}
+    # What determinism rests on is a repeat on the very unit of the first run.
+    units = {
+        (each["device"]["id"], each["device"]["serial"])
+        for each in there.values()
+        if each["purpose"] in {"evaluate", "repeat"}
+    }
+    assert len(units) == 2
+
+
+def _until(what: Callable[[], bool], limit_s: float = 90.0) -> float:
+    """Wait for a condition; return how long it took, in seconds."""
+    began = time.monotonic()
+    while not what():
+        assert time.monotonic() - began < limit_s
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def _runners() -> set[int]:
+    """Return the processes of the device HELD that run a model."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (
+                HELD.encode() in (process / "environ").read_bytes()
+                and b"ort-run" in (process / "cmdline").read_bytes()
+            ):
+                found.add(int(process.name))
+    return found
+
+
+def _is_let_go(cluster: Cluster) -> bool:
+    """Say whether nothing runs on the device HELD, and nobody holds it."""
+    held = [
+        each
+        for each in standings(cluster.folder / "leases")
+        if each.holding and each.holding.claim.name == HELD
+    ]
+    return not _runners() and not held
+
+
+def test_two_controllers_have_equal_units_work_at_the_same_time(
+    matrix: MatrixSpec, cluster: Cluster, tmp_path: Path
+) -> None:
+    records = []
+    first = threading.Thread(target=lambda: records.append(_run(matrix, "any_g4", tmp_path / "first")))
+    units = _units(cluster, "Tensor G4")
+    assert len(units) == 2
+    first.start()
+    _until(lambda: 1.0 in loads(ray, units).values())
+    records.append(_run(matrix, "any_g4", tmp_path / "second"))  # an executor that knows nothing of the first
+    first.join()
+    assert [record.status for record in records] == ["ok", "ok"]
+    assert {record.telemetry["cluster.unit"] for record in records} == {"north", "south"}
+
+
+def test_a_run_past_its_deadline_is_ended_on_its_host(
+    matrix: MatrixSpec, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = threading.Event()
+
+    def allowed(*arguments: Any, **words: Any) -> Any:
+        return send(*arguments, **{**words, "allowed_s": 8.0})
+
+    monkeypatch.setattr("pytest_devicelab.cluster.executor.send", allowed)
+
+    def watch() -> None:
+        _until(lambda: bool(_runners()))
+        began.set()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    record = _run(matrix, "any_8gen2", tmp_path)
+    watcher.join()
+    assert began.is_set()
+    assert record.status == "failed"
+    assert record.attempts[-1].failure == "deadline"
+    assert "the run was ended there" in record.error
+    _until(lambda: _is_let_go(cluster))
+
+
+def test_a_run_whose_controller_was_killed_is_ended_on_its_host(
+    matrix: MatrixSpec, cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    controller = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            f"--devices={matrix.path}",
+            "--devicelab-select",
+            "id=any_8gen2",
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _until(lambda: bool(_runners()))
+        assert not _is_let_go(cluster)
+    finally:
+        _end(controller)
+    _until(lambda: _is_let_go(cluster))
+
+
+# From here on: the hosts do not come back.
 def test_runs_of_a_lost_host_go_to_an_equal_unit_until_there_is_none(
     matrix: MatrixSpec, cluster: Cluster, tmp_path: Path
 ) -> None:
     before = _run(matrix, "any_g4", tmp_path, "before")
+    units = _units(cluster, "Tensor G4")
+    north, south = sorted(units, key=lambda name: name.rpartition("|")[2])
     sent: list[str] = []
 
     def pull_the_plug(text: str) -> None:
         if "sent to" in text and not sent:
-            sent.append(text.rpartition("|")[2])
-            threading.Timer(0.2, cluster.kill, sent).start()
+            sent.append(text)
+            threading.Timer(0.2, cluster.kill, ["north"]).start()
 
-    after = _run(matrix, "any_g4", tmp_path, "after", pull_the_plug)
-    second = {"north": "south", "south": "north"}[sent[0]]
+    after = _run(matrix, "any_g4", tmp_path, "after", pull_the_plug, unit=north)
+    assert north in sent[0]
     assert after.status == "ok", after.error
-    assert after.telemetry["cluster.unit"] == second
+    assert after.telemetry["cluster.unit"] == "south"
     assert [output.sha256 for output in after.outputs] == [output.sha256 for output in before.outputs]
-    cluster.kill(second)
+    ray.kill(units[south])
     hole = _run(matrix, "any_g4", tmp_path, "hole")
     assert hole.status == "failed"
     assert "no unit with chip Tensor G4" in hole.error
-    status, outcomes = _pytest(matrix, tmp_path)
-    assert set(outcomes.values()) == {"inconclusive"}
+
+
+def test_a_head_that_is_lost_ends_runs_and_not_the_session(
+    matrix: MatrixSpec, cluster: Cluster, tmp_path: Path
+) -> None:
+    def behead() -> None:
+        _until(lambda: bool(_runners()))
+        os.killpg(cluster.head.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=behead)
+    killer.start()
+    status, session = _pytest(matrix.path, tmp_path / "there", "--devicelab-select", "id=any_8gen2")
+    killer.join()
     assert status == 1
+    assert set(_outcomes(session).values()) == {"inconclusive"}
+    errors = [record["error"] for record in _records(tmp_path / "there").values()]
+    assert any("the head of the Ray cluster" in error for error in errors), errors
+    assert cluster.hosts["south"].wait(90) != 0
+    _until(lambda: _is_let_go(cluster))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pytest_devicelab.cluster.join import units_of
 from pytest_devicelab.cluster.names import chip_of, host_of, make_of, unit_name
 from pytest_devicelab.cluster.parcel import Parcel, pack, read, unpack
 from pytest_devicelab.errors import DevicelabError, InfrastructureError
@@ -92,3 +93,15 @@ def test_names_say_what_a_controller_chooses_by() -> None:
     assert chip_of("somebody else's actor") is None
     simulated = unit_name("rack", replace(SPEC, kind="virtual", engine="htp"))
     assert make_of(UNIT) < make_of(simulated)
+
+
+def test_each_unit_of_a_pool_is_a_unit_of_the_cluster() -> None:
+    phones = replace(BESIDE, serials=("A", "B"))
+    assert [(each.id, each.serial, each.pool) for each in units_of(phones)] == [
+        ("left", "A", False),
+        ("left.2", "B", False),
+    ]
+    virtual = replace(SPEC, kind="virtual", units=2)
+    assert [(each.id, each.pool) for each in units_of(virtual)] == [("any", False), ("any.2", False)]
+    chosen = replace(BESIDE, selector={"ro.product.model": "X"})
+    assert units_of(chosen) == (chosen,)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from pytest_devicelab.cluster import head as module
+from pytest_devicelab.cluster.head import HeadWatch
+from pytest_devicelab.errors import InfrastructureError
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_POLL_S", 0.001)
+    monkeypatch.setattr(module, "PATIENCE_S", 0.05)
+
+
+def test_a_head_that_falls_silent_is_lost_and_left_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent, left = threading.Event(), threading.Event()
+    monkeypatch.setattr(module, "answers", lambda address: not silent.is_set())
+    watch = HeadWatch("10.0.0.1:6379", left.set)
+    assert not left.wait(0.2)
+    early = watch.lost
+    silent.set()
+    watch.wait_left()
+    assert left.is_set()
+    assert (early, watch.lost) == (False, True)
+    assert isinstance(watch.error(), InfrastructureError)
+    assert "10.0.0.1:6379 is gone" in str(watch.error())
+
+
+def test_a_head_that_only_stumbles_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, enough = [0], threading.Event()
+
+    def answers(address: str) -> bool:
+        asked[0] += 1
+        if asked[0] == 20:
+            enough.set()
+        return asked[0] % 2 == 0
+
+    monkeypatch.setattr(module, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(module, "answers", answers)
+    watch = HeadWatch("10.0.0.1:6379", lambda: None)
+    assert enough.wait(30)
+    watch.close()
+    watch.wait_left()
+    assert not watch.lost
+
+
+def test_without_ray_nothing_asks_for_it() -> None:
+    """Every module of the cluster can be imported where Ray is not installed, and says so only when it is used."""
+    program = """
+import sys
+sys.modules["ray"] = None  # `import ray` now fails
+import pytest_devicelab.plugin
+from importlib.util import find_spec
+assert not [name for name in sys.modules if name.startswith("pytest_devicelab.cluster")]
+import pytest_devicelab.cluster.executor, pytest_devicelab.cluster.join, pytest_devicelab.cluster.unit
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
