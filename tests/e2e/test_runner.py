@@ -586,6 +586,7 @@ def test_a_device_that_is_not_there_fails_and_the_others_finish(
         ("reconnect", False),
         ("restart_transport", False),
         ("reboot", False),
+        ("quarantine", False),
     ]
     assert store.read_record(records["twin"].id) == records["twin"]
     started = time.monotonic()
