@@ -251,7 +251,9 @@ def test_each_optional_extra_that_is_missing_is_named(
     for name in (*_EXTRAS, "ai_edge_litert.interpreter", "executorch.runtime"):
         monkeypatch.setitem(sys.modules, name, None)
     # What another test has imported already would hide that ppadb is missing.
-    for name in [name for name in sys.modules if name.startswith("ppadb.") or name.endswith(".ppadb_transport")]:
+    for name in [
+        name for name in sys.modules if name.startswith("ppadb.") or name.endswith(".ppadb_transport")
+    ]:
         monkeypatch.delitem(sys.modules, name)
     endings = {"litert": "digits_cnn/int8.tflite", "executorch": "digits_cnn/float.pte"}
     path = FIXTURES / endings[runtime] if runtime in endings else model.path
