@@ -29,8 +29,9 @@ from pytest_devicelab.audit.fleet import accuracy_of
 from pytest_devicelab.errors import DevicelabError, InfrastructureError
 from pytest_devicelab.evidence.record import RunRecord
 from pytest_devicelab.evidence.store import SessionStore
-from pytest_devicelab.lab.lab import Lab, LabServices
+from pytest_devicelab.lab.lab import Lab
 from pytest_devicelab.lab.lease import standings
+from pytest_devicelab.lab.services import LabServices
 from pytest_devicelab.lab.session import LabSession
 from pytest_devicelab.matrix.faults import FAULTS, parse_fault
 from pytest_devicelab.matrix.soc import find_soc

@@ -20,9 +20,10 @@ from pytest_devicelab.errors import InfrastructureError
 if TYPE_CHECKING:
     from pytest_devicelab.durations import Durations
     from pytest_devicelab.evidence.store import SessionStore
-    from pytest_devicelab.lab.lab import LabAddress, LabServices
+    from pytest_devicelab.lab.address import LabAddress
     from pytest_devicelab.lab.prefetch import Prefetch
     from pytest_devicelab.lab.scratch import Scratch
+    from pytest_devicelab.lab.services import LabServices
     from pytest_devicelab.lab.session import LabSession
     from pytest_devicelab.lab.session_lock import SessionLock
     from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
@@ -118,9 +119,10 @@ class State:
     def start(self) -> None:
         """Check what was asked for, make the session's folder and bring the lab up; in a worker, find them."""
         from pytest_devicelab.evidence.store import SessionStore
-        from pytest_devicelab.lab.lab import LabAddress, LabServices
+        from pytest_devicelab.lab.address import LabAddress
         from pytest_devicelab.lab.preflight import check_lab
         from pytest_devicelab.lab.scratch import Scratch
+        from pytest_devicelab.lab.services import LabServices
         from pytest_devicelab.lab.session_lock import SessionLock
         from pytest_devicelab.progress import ProgressPrinter
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from pytest_devicelab.cluster.parcel import Parcel, pack
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence.store import SessionStore
-from pytest_devicelab.lab.lab import Lab, LabAddress
+from pytest_devicelab.lab.address import LabAddress
+from pytest_devicelab.lab.lab import Lab
 from pytest_devicelab.lab.local import LocalExecutor
 from pytest_devicelab.lab.request import RunRequest
 from pytest_devicelab.matrix.specs import DeviceSpec

@@ -21,8 +21,9 @@ from pytest_devicelab.cluster.names import unit_name
 from pytest_devicelab.cluster.ray_edge import NAMESPACE, connect, require_ray
 from pytest_devicelab.cluster.unit import WATCH, Unit
 from pytest_devicelab.errors import InfrastructureError
-from pytest_devicelab.lab.lab import LabAddress, LabServices
+from pytest_devicelab.lab.address import LabAddress
 from pytest_devicelab.lab.scratch import Scratch
+from pytest_devicelab.lab.services import LabServices
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec
 
 _NODE_TIMEOUT_S = 60.0

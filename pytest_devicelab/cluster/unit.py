@@ -10,7 +10,7 @@ from typing import Any
 from pytest_devicelab.cluster.carrier import Carrier
 from pytest_devicelab.cluster.parcel import Parcel
 from pytest_devicelab.errors import InfrastructureError
-from pytest_devicelab.lab.lab import LabAddress
+from pytest_devicelab.lab.address import LabAddress
 from pytest_devicelab.lab.request import RunRequest
 from pytest_devicelab.matrix.specs import DeviceSpec
 

@@ -50,7 +50,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run_up(options: argparse.Namespace) -> int:
     """Start the devices, connect them to the adb server, and wait for Ctrl-C."""
     from pytest_devicelab.devices.adb_server import connect_device, find_adb
-    from pytest_devicelab.lab.lab import namespace_wanted
+    from pytest_devicelab.lab.services import namespace_wanted
     from pytest_devicelab.matrix.decode import load_matrix
     from pytest_devicelab.matrix.select import select_devices
     from pytest_devicelab.virtual.spawn import spawn

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from pytest_devicelab.errors import UserError
 from pytest_devicelab.evidence.store import SessionStore, new_session_id
-from pytest_devicelab.lab.lab import Lab, LabServices
+from pytest_devicelab.lab.lab import Lab
 from pytest_devicelab.lab.resume import set_failures_aside
 from pytest_devicelab.lab.scratch import Scratch
+from pytest_devicelab.lab.services import LabServices
 from pytest_devicelab.lab.session import LabSession
 from pytest_devicelab.lab.session_lock import SessionLock
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec

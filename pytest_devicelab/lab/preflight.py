@@ -13,7 +13,8 @@ import numpy as np
 
 from pytest_devicelab.devices.adb_server import find_adb
 from pytest_devicelab.errors import ModelError, UserError
-from pytest_devicelab.lab.lab import namespace_wanted, refuse_unsupported, transport_of
+from pytest_devicelab.lab.lab import transport_of
+from pytest_devicelab.lab.services import namespace_wanted, refuse_unsupported
 from pytest_devicelab.lab.session import read_labels
 from pytest_devicelab.matrix.specs import DeviceSpec, MatrixSpec, ModelSpec
 from pytest_devicelab.runtimes.compile import FIX_SHAPES

@@ -11,7 +11,7 @@ from pytest_devicelab.errors import InfrastructureError, UserError
 from pytest_devicelab.evidence import codec
 from pytest_devicelab.evidence.starts import read_starts
 from pytest_devicelab.evidence.store import VERDICT_SCHEMA, SessionStore
-from pytest_devicelab.lab.runner import PULL_PREFIX
+from pytest_devicelab.lab.outputs import PULL_PREFIX
 
 _RESULTS = ("session.json", "report.html")
 

@@ -3,46 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import re
 import shlex
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.performance import fixed_performance
 from pytest_devicelab.devices.slots import DEVICE_ROOT, deploy_archive, deploy_file, sha256_file
-from pytest_devicelab.errors import CompileRefused, InfrastructureError, OutputIncomplete, TransferError
+from pytest_devicelab.errors import CompileRefused, InfrastructureError, TransferError
 from pytest_devicelab.evidence.events import Event
-from pytest_devicelab.evidence.record import LogCapture, RunRecord, TensorRecord, Transfers
+from pytest_devicelab.evidence.record import LogCapture, RunRecord, Transfers
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.capture import WatchedRun, run_watched
 from pytest_devicelab.lab.gate import HealthGate
 from pytest_devicelab.lab.heard import about_the_run, heard_lines, runner_pids
 from pytest_devicelab.lab.kit_delivery import choose_kit, lay_out
+from pytest_devicelab.lab.outputs import Outputs
 from pytest_devicelab.lab.request import RunRequest, hoped_identity
+from pytest_devicelab.lab.unsuccessful import unsuccessful
 from pytest_devicelab.logs.last_words import last_words
 from pytest_devicelab.logs.scan import scan_log
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.runtimes.inputs import pack_inputs
 from pytest_devicelab.runtimes.kit import Kit
 from pytest_devicelab.runtimes.registry import find_runtime
-from pytest_devicelab.runtimes.runtime import Job, Leftovers, OutputFile, Prepared, Runtime
-
-PULL_PREFIX = ".pull-"
-"""How names of folders begin, in that of a run, that outputs are pulled into."""
-# Stages of a `load_error` at which the model is at fault; a device that does not open, a missing skel or an
-# execution that broke off is the lab's.
-_REFUSING_STAGES = ("placement", "finalize", "load")
-# Found but not executable, not found. Source: POSIX.1-2024, Shell Command Language, 2.8.2.
-_NO_RUNNER = (126, 127)
+from pytest_devicelab.runtimes.runtime import Job, Leftovers, Prepared, Runtime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +62,7 @@ class Run:
         self._work = f"{DEVICE_ROOT}/runs/{request.id}"
         self._runtime: Runtime = find_runtime(request.runtime)
         self._before = (device.pushed_bytes, device.pulled_bytes)
-        self._spared = 0
+        self._outputs = Outputs(device, store, self._folder, self._work)
         self._events: list[Event] = []
         self._log_lines: dict[str, int] = {}
         self._unparsed: dict[str, int] = {}
@@ -103,7 +91,7 @@ class Run:
             record = (
                 self._collected(record, prepared)
                 if outcome is None
-                else self._refused_or_failed(record, outcome)
+                else unsuccessful(record, *outcome, self._events, self._device.spec)
             )
             self._gate.leave()
         except CompileRefused as error:
@@ -259,37 +247,11 @@ class Run:
         self._unparsed[source] = scan.unparsed
         self._events.extend(scan.events)
 
-    def _refused_or_failed(self, record: RunRecord, outcome: tuple[int, str]) -> RunRecord:
-        """A runner that failed: the model's fault only where the runtime itself says so."""
-        code, said = outcome
-        rejected = [
-            event for event in self._events if event.kind == "op_rejected" and "benign" not in event.fields
-        ]
-        refusals = [event for event in self._events if event.fields.get("stage") in _REFUSING_STAGES]
-        # ONNX Runtime leaves a rejected operator to the CPU and goes on, unless it is told not to.
-        if self._request.runtime != "ort" or self._request.options.get("strict") == "1":
-            refusals += rejected
-        ops = tuple(
-            (event.fields.get("op", ""), event.fields.get("node", ""), event.fields.get("reason", ""))
-            for event in rejected
-        )
-        error = f"{self._request.runtime} on {self._device.id} exited with {code}"
-        error += "\n  why: " + (said or "it printed nothing").replace("\n", "\n       ")
-        if code in _NO_RUNNER:
-            spec = self._device.spec
-            error += (
-                f"\n  fix: put the runner of {self._request.runtime} on the device, made executable, and name its path: "
-                f"`runners: {{{self._request.runtime}: PATH}}` of device {spec.id} ({spec.source}); "
-                "docs/reference/runtimes.md says which runner that is"
-            )
-        return replace(record, status="refused" if refusals else "failed", error=error, refused_ops=ops)
-
     def _collected(self, record: RunRecord, prepared: Prepared) -> RunRecord:
         self._say("collecting")
-        out = f"{self._work}/out"
         self._fetch((*self._runtime.evidence_files, *(prepared.kit.evidence_files if prepared.kit else ())))
         outputs = self._runtime.read_outputs(prepared, self._folder)
-        tensors = tuple(self._collect_output(output, record.samples, out) for output in outputs)
+        tensors = tuple(self._outputs.collect(output, record.samples) for output in outputs)
         left: Leftovers = self._runtime.read_leftovers(prepared, self._folder)
         self._device.shell(["rm", "-rf", self._work])
         return replace(
@@ -312,52 +274,6 @@ class Run:
                 self._device.pull(f"{out}/{name}", self._folder / name)
                 self._files[name] = name
 
-    def _collect_output(self, output: OutputFile, samples: int, out: str) -> TensorRecord:
-        """Join an output's raw files on the device, hash them there, and pull them unless we have those bytes."""
-        joined = f"{self._work}/{hashlib.sha256(output.name.encode()).hexdigest()[:16]}.raw"
-        result = self._device.script(
-            _join_script(out, f"{output.folder}{output.file}", samples, joined), timeout_s=120
-        )
-        found = re.match(r"([0-9a-f]{64}) [^\n]*\n *([0-9]+)", result.text)
-        if result.exit_code != 0 or found is None:
-            raise OutputIncomplete(
-                f"device {self._device.id}: output {output.name} is missing or incomplete",
-                why=result.stderr.decode("utf-8", "replace").strip()[:500] or "no such file after the run",
-                fix=f"see {self._folder / 'stderr.txt'}",
-            )
-        digest, size = found[1], int(found[2])
-        shape = (samples, *_without_batch(output.shape))
-        expected = np.dtype(output.dtype).itemsize * math.prod(shape)
-        if size != expected:
-            raise OutputIncomplete(
-                f"device {self._device.id}: output {output.name} has the wrong size",
-                why=f"{size:,} bytes; {output.dtype} {list(shape)} takes {expected:,}",
-                fix="the runner stopped early, or does not write what it says: see stderr.txt in the run's folder",
-            )
-        if self._store.has_array(digest):
-            self._spared += size
-        else:
-            self._store.write_array(self._pull_array(joined, output, shape, digest, size))
-        return TensorRecord(
-            name=output.name, dtype=output.dtype, shape=shape, sha256=digest, quantization=output.quantization
-        )
-
-    def _pull_array(
-        self, remote: str, output: OutputFile, shape: tuple[int, ...], digest: str, size: int
-    ) -> npt.NDArray[np.generic]:
-        # Here, where it is found again when this process does not live to remove it.
-        with tempfile.TemporaryDirectory(prefix=PULL_PREFIX, dir=self._folder) as folder:
-            local = Path(folder) / "output.raw"
-            self._device.pull(remote, local, limit_bytes=size)
-            received = sha256_file(local)
-            if received != digest:
-                raise TransferError(
-                    f"device {self._device.id}: output {output.name} did not arrive as the device holds it",
-                    why=f"{local.stat().st_size:,} bytes with sha256 {received[:16]} came, the device says {digest[:16]}",
-                    fix="check the cable or the network, then rerun",
-                )
-            return np.fromfile(local, dtype=np.dtype(output.dtype).newbyteorder("<")).reshape(shape)
-
     def _keep(self, name: str, data: bytes) -> None:
         self._device.require_held()
         (self._folder / name).write_bytes(data)
@@ -376,30 +292,13 @@ class Run:
             transfers=Transfers(
                 pushed_bytes=self._device.pushed_bytes - pushed,
                 pulled_bytes=self._device.pulled_bytes - pulled,
-                spared_bytes=self._spared,
+                spared_bytes=self._outputs.spared_bytes,
             ),
         )
 
 
 def _sdk_version(kit: Kit | None) -> Mapping[str, str]:
     return {"qairt_sdk": kit.version} if kit is not None and kit.version else {}
-
-
-def _without_batch(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[1:] if shape and shape[0] == 1 else shape
-
-
-def _join_script(out: str, file: str, samples: int, joined: str) -> str:
-    """Return shell text that joins the files of every sample, in order; it says the hash and the size.
-
-    It fails when one is missing. `xargs` splits what would be too long for one command line, and quotes nothing:
-    its parts are made of letters, digits, `_` and `.` (`OutputFile`), and `{}` stands for the number.
-    """
-    return (
-        f"cd {shlex.quote(out)} || exit 1; i=0; "
-        f"while [ $i -lt {samples:d} ]; do echo {file.replace('{}', '${i}')}; i=$((i+1)); done | "
-        f"xargs cat > {shlex.quote(joined)} && sha256sum {shlex.quote(joined)} && wc -c < {shlex.quote(joined)}"
-    )
 
 
 def _window_lost(why: str) -> Event:

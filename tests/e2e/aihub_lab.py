@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pytest_devicelab.evidence.record import RunRecord
 from pytest_devicelab.evidence.store import SessionStore
-from pytest_devicelab.lab.lab import Lab, LabAddress
+from pytest_devicelab.lab.address import LabAddress
+from pytest_devicelab.lab.lab import Lab
 from pytest_devicelab.lab.session import LabSession
 from pytest_devicelab.matrix.decode import load_matrix
 

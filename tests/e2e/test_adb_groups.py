@@ -11,9 +11,11 @@ import pytest
 
 from pytest_devicelab.devices.adb_server import AdbServer
 from pytest_devicelab.errors import AdbServerLost, TransferError
-from pytest_devicelab.lab.lab import Lab, LabAddress, LabServices
+from pytest_devicelab.lab.address import LabAddress
+from pytest_devicelab.lab.lab import Lab
 from pytest_devicelab.lab.quarantine import Quarantine
 from pytest_devicelab.lab.recovery import Limits
+from pytest_devicelab.lab.services import LabServices
 from pytest_devicelab.matrix.decode import load_matrix
 from pytest_devicelab.matrix.specs import MatrixSpec
 from tests.e2e.virtual_lab import VirtualLab

@@ -19,7 +19,8 @@ from pytest_devicelab.devices.adb_server import AdbServer, find_adb, private_env
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence.record import RunRecord
 from pytest_devicelab.evidence.store import SessionStore
-from pytest_devicelab.lab.lab import Lab, LabServices
+from pytest_devicelab.lab.lab import Lab
+from pytest_devicelab.lab.services import LabServices
 from pytest_devicelab.lab.session import LabSession
 from pytest_devicelab.matrix.faults import FAULTS, parse_fault
 from pytest_devicelab.matrix.specs import DeviceSpec, HealthSpec, LabSpec, MatrixSpec, ModelSpec, Source

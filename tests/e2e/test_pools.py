@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from pytest_devicelab.errors import DeviceLost
-from pytest_devicelab.lab.lab import Lab, LabAddress
+from pytest_devicelab.lab.address import LabAddress
+from pytest_devicelab.lab.lab import Lab
 from pytest_devicelab.lab.recovery import Limits
 from pytest_devicelab.matrix.specs import DeviceSpec, Source
 from tests.e2e.virtual_lab import VirtualLab

@@ -16,7 +16,8 @@ from pytest_devicelab.devices.adb_stream import open_server
 from pytest_devicelab.devices.adb_transport import AdbTransport
 from pytest_devicelab.devices.toggles import restore_toggles
 from pytest_devicelab.errors import DeviceAbsent, DeviceLost, InfrastructureError, Quarantined
-from pytest_devicelab.lab.lab import Lab, LabAddress
+from pytest_devicelab.lab.address import LabAddress
+from pytest_devicelab.lab.lab import Lab
 from pytest_devicelab.lab.quarantine import Quarantine
 from pytest_devicelab.lab.recovery import Limits, recover
 from pytest_devicelab.lab.server_watch import ServerWatch

@@ -28,8 +28,9 @@ from pytest_devicelab.devices.toggles import restore_toggles, toggled
 from pytest_devicelab.errors import DeviceLost, InfrastructureError
 from pytest_devicelab.evidence.record import ModelIdentity, RunRecord
 from pytest_devicelab.evidence.store import SessionStore
+from pytest_devicelab.lab.address import LabAddress
 from pytest_devicelab.lab.attempts import run_on_device
-from pytest_devicelab.lab.lab import Lab, LabAddress
+from pytest_devicelab.lab.lab import Lab
 from pytest_devicelab.lab.recovery import Limits
 from pytest_devicelab.lab.request import RunRequest
 from pytest_devicelab.lab.session import LabSession, side_by_side

@@ -9,7 +9,7 @@ from pathlib import Path
 from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.adb_server import AdbServer
 from pytest_devicelab.devices.adb_transport import AdbTransport
-from pytest_devicelab.lab.lab import LabAddress
+from pytest_devicelab.lab.address import LabAddress
 from pytest_devicelab.matrix.soc import find_soc
 from pytest_devicelab.matrix.specs import DeviceSpec, Source
 from pytest_devicelab.virtual.control import control

@@ -13,8 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from pytest_devicelab.errors import ModelError, UserError
-from pytest_devicelab.lab.lab import namespace_wanted
 from pytest_devicelab.lab.preflight import check_inputs, check_lab
+from pytest_devicelab.lab.services import namespace_wanted
 from pytest_devicelab.matrix.soc import find_soc
 from pytest_devicelab.matrix.specs import DeviceSpec, LabSpec, MatrixSpec, ModelSpec, Source
 
