@@ -263,8 +263,9 @@ class State:
         if self._handoff is not None or self._store is None:
             return True
         from pytest_devicelab.evidence.starts import end_start
+        from pytest_devicelab.report.assemble import assemble
         from pytest_devicelab.report.html import render_html
-        from pytest_devicelab.report.session import assemble, to_json
+        from pytest_devicelab.report.session import to_json
         from pytest_devicelab.verdicts.unchecked import find_unchecked
         from pytest_devicelab.verdicts.verdict import Verdict
 

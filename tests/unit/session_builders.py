@@ -23,7 +23,8 @@ from pytest_devicelab.evidence.record import (
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec, LabSpec, MatrixSpec, ModelSpec, Source
-from pytest_devicelab.report.session import Session, assemble
+from pytest_devicelab.report.assemble import assemble
+from pytest_devicelab.report.session import Session
 from pytest_devicelab.verdicts.attribution import Attribution, attribute
 from pytest_devicelab.verdicts.comparison import Comparison, Distance, Divergence, PairDiff
 from pytest_devicelab.verdicts.verdict import Outcome, Verdict

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pytest_devicelab.report.assemble import assemble
 from pytest_devicelab.report.html import evidence_href, render_html
 from pytest_devicelab.report.phrases import simulation_mark
-from pytest_devicelab.report.session import Session, assemble
+from pytest_devicelab.report.session import Session
 from tests.unit.hostile_session import ATTACK, PATHS_IN, PATHS_OUT, hostile
 from tests.unit.session_builders import FINISHED, REASON, STARTED, session, write_session
 

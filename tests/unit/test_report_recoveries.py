@@ -9,9 +9,10 @@ import jsonschema
 
 from pytest_devicelab.evidence.record import Attempt, RecoveryStep, RunRecord
 from pytest_devicelab.evidence.store import SessionStore
+from pytest_devicelab.report.assemble import assemble
 from pytest_devicelab.report.html import render_html
 from pytest_devicelab.report.recoveries import find_recoveries
-from pytest_devicelab.report.session import assemble, session_schema, to_json
+from pytest_devicelab.report.session import session_schema, to_json
 from tests.unit.session_builders import FINISHED, SESSION_ID, STARTED, matrix, record
 
 BACK = RecoveryStep(

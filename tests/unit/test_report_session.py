@@ -10,8 +10,9 @@ import pytest
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence.record import DeviceIdentity, OpRow, RunRecord, Transfers
 from pytest_devicelab.evidence.store import SessionStore
+from pytest_devicelab.report.assemble import assemble
 from pytest_devicelab.report.findings import find_fallbacks, find_fusions
-from pytest_devicelab.report.session import Session, assemble, session_schema, to_json
+from pytest_devicelab.report.session import Session, session_schema, to_json
 from pytest_devicelab.verdicts.verdict import Outcome, Verdict
 from tests.unit.session_builders import (
     CHIPS,

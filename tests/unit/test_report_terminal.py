@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_devicelab.report.assemble import assemble
 from pytest_devicelab.report.lines import Line
-from pytest_devicelab.report.session import MissingDevice, Session, assemble
+from pytest_devicelab.report.session import MissingDevice, Session
 from pytest_devicelab.report.terminal import MAX_LINES, summarize
 from pytest_devicelab.verdicts.verdict import Verdict
 from tests.unit.session_builders import FINISHED, REASON, STARTED, session, write_session

@@ -13,7 +13,8 @@ from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.open import open_session
 from pytest_devicelab.lab.session_lock import SessionLock
 from pytest_devicelab.matrix.decode import load_matrix
-from pytest_devicelab.report.session import Session, assemble
+from pytest_devicelab.report.assemble import assemble
+from pytest_devicelab.report.session import Session
 from pytest_devicelab.verdicts.verdict import Outcome, Verdict
 from tests.unit.session_builders import FINISHED, STARTED, matrix
 
