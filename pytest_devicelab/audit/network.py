@@ -13,7 +13,8 @@ from pytest_devicelab.lab.session import LabSession, read_labels
 from pytest_devicelab.matrix.specs import DeviceSpec, ModelSpec, NetworkSpec
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.verdicts.accuracy import real_values
-from pytest_devicelab.verdicts.network import Form, Values, judge_network
+from pytest_devicelab.verdicts.form import Form, Values
+from pytest_devicelab.verdicts.network import judge_network
 from pytest_devicelab.verdicts.placement import judge_placement
 from pytest_devicelab.verdicts.verdict import Verdict
 

@@ -8,85 +8,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import combinations
 
 import numpy as np
-import numpy.typing as npt
 
-from pytest_devicelab.evidence.record import RunRecord
-from pytest_devicelab.matrix.specs import ModelSpec
 from pytest_devicelab.tensors.classes import equivalence_classes
 from pytest_devicelab.tensors.metrics import is_classification, top_k
 from pytest_devicelab.verdicts.agreement import pair_of
 from pytest_devicelab.verdicts.comparison import PairDiff
-from pytest_devicelab.verdicts.evidence import evidence_of, finite, why_not_ok
-from pytest_devicelab.verdicts.statistics import exact_sign_p, paired_share
+from pytest_devicelab.verdicts.contest import Contest, contest_of, outdone
+from pytest_devicelab.verdicts.evidence import evidence_of, finite
+from pytest_devicelab.verdicts.form import Form, Values, fitting, other_questions
 from pytest_devicelab.verdicts.verdict import Outcome, Verdict
-
-Values = Mapping[str, npt.NDArray[np.floating]]
-Labels = npt.NDArray[np.integer]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
-    """One form of the network, as it ran on the device.
-
-    Attributes:
-        outputs: real values by output name, each `[N, ...]`; empty when there are none.
-        lacking: why there are none, though the run is `ok`.
-        asked: digest of what it was asked: equal for the same samples, whatever their layout.
-        labels: class labels `[>= N]`, or None.
-        accuracy: its own accuracy verdict on this device; `placement`: the same.
-    """
-
-    model: ModelSpec
-    record: RunRecord
-    outputs: Values
-    asked: str
-    labels: Labels | None
-    accuracy: Verdict
-    placement: Verdict
-    lacking: str = ""
-
-    @property
-    def why_missing(self) -> str:
-        """Why it has nothing to compare; empty when it has."""
-        return why_not_ok(self.record) if self.record.status != "ok" else self.lacking
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contest:
-    """Top-1 accuracy of two forms on the same samples.
-
-    Attributes:
-        reference_only: samples that only the first gets right; `observed_only`: that only the second does.
-        loss: of the second against the first, as a share of 1, below 0 for a gain; `low` and `high` bound it with
-            95 % confidence over all pairs of the network (Agresti and Min, Bonferroni).
-        p_value: that both are as often right (McNemar's exact test).
-    """
-
-    reference: str
-    observed: str
-    samples: int
-    reference_only: int
-    observed_only: int
-    loss: float
-    low: float
-    high: float
-    p_value: float
-
-
-def same_names(first: Values, other: Values) -> Values | None:
-    """Return `other` with its outputs called as in `first`, or None when nobody can say which is which.
-
-    Exporters to other formats name outputs anew: the only one of each is the same one, whatever it is called.
-    """
-    if first.keys() == other.keys():
-        return other
-    if len(first) != 1 or len(other) != 1:
-        return None
-    return dict(zip(first, other.values(), strict=True))
 
 
 def judge_network(network: str, device: str, forms: Sequence[Form]) -> Verdict:
@@ -108,12 +42,12 @@ def judge_network(network: str, device: str, forms: Sequence[Form]) -> Verdict:
     there = [form for form in forms if not form.why_missing]
     gaps = [f"{form.model.id}: {form.why_missing}" for form in forms if form.why_missing]
     named = _by_first_names(there, gaps)
-    gaps += _other_questions(there)
+    gaps += other_questions(there)
     pairs, contests = _measure(named, there)
     parted = any(pair.bits_different for found in pairs.values() for pair in found)
     bitwise = any(form.model.gates.agreement == "bitwise" for form in forms)
     # A difference between answers to different questions shows nothing.
-    comparable = not _other_questions(there)
+    comparable = not other_questions(there)
     wrong = _violations(there, contests, parted=parted, bitwise=bitwise) if comparable else []
     if parted and not bitwise:
         gaps += [
@@ -150,50 +84,12 @@ def _by_first_names(there: Sequence[Form], gaps: list[str]) -> dict[str, Values]
     """Return the outputs of each form under the names of the first; what cannot be laid beside it is a gap."""
     found: dict[str, Values] = {}
     for form in there:
-        outputs, problem = _fitting(there[0], form)
+        outputs, problem = fitting(there[0], form)
         if problem:
             gaps.append(problem)
         else:
             found[form.model.id] = outputs
     return found
-
-
-def _fitting(first: Form, form: Form) -> tuple[Values, str]:
-    """Return the outputs of a form under the names of the first, or why they cannot be laid beside it."""
-    outputs = same_names(first.outputs, form.outputs)
-    if outputs is None:
-        return {}, (
-            f"{form.model.id} names its outputs {', '.join(sorted(form.outputs))}, {first.model.id} "
-            f"{', '.join(sorted(first.outputs))}: export them under the same names"
-        )
-    for name, array in outputs.items():
-        if array.shape != first.outputs[name].shape:
-            return {}, (
-                f"output {name} of {form.model.id} is {list(array.shape)}, of {first.model.id} "
-                f"{list(first.outputs[name].shape)}"
-            )
-        if array.size == 0:
-            return {}, f"output {name} of {form.model.id} holds no elements"
-    return outputs, ""
-
-
-def _other_questions(there: Sequence[Form]) -> list[str]:
-    """Name the forms that were not asked what the first was."""
-    gaps = []
-    for form in there[1:]:
-        first = there[0]
-        if form.asked != first.asked:
-            gaps.append(
-                f"{form.model.id} was not given the inputs of {first.model.id}: the same `inputs`, or the same "
-                "`reference_inputs`, make them comparable"
-            )
-        elif not _same_labels(form.labels, first.labels):
-            gaps.append(f"{form.model.id} has other labels than {first.model.id}")
-    return gaps
-
-
-def _same_labels(one: Labels | None, other: Labels | None) -> bool:
-    return one is None or other is None or bool(np.array_equal(one, other))
 
 
 def _measure(
@@ -220,7 +116,7 @@ def _measure(
         for model, outputs in named.items()
     }
     family = math.comb(len(named), 2)
-    return pairs, tuple(_contest(one, other, right, family) for one, other in combinations(named, 2))
+    return pairs, tuple(contest_of(one, other, right, family) for one, other in combinations(named, 2))
 
 
 def _steps(there: Sequence[Form]) -> dict[str, float]:
@@ -236,26 +132,6 @@ def _steps(there: Sequence[Form]) -> dict[str, float]:
     return found
 
 
-def _contest(
-    reference: str, observed: str, right: Mapping[str, npt.NDArray[np.bool_]], family: int
-) -> Contest:
-    wins = int(np.count_nonzero(right[reference] & ~right[observed]))
-    losses = int(np.count_nonzero(right[observed] & ~right[reference]))
-    samples = len(right[reference])
-    share = paired_share(wins, losses, samples, family)
-    return Contest(
-        reference=reference,
-        observed=observed,
-        samples=samples,
-        reference_only=wins,
-        observed_only=losses,
-        loss=share.value,
-        low=share.low,
-        high=share.high,
-        p_value=exact_sign_p(wins, losses),
-    )
-
-
 def _violations(
     there: Sequence[Form], contests: Sequence[Contest], *, parted: bool, bitwise: bool
 ) -> list[str]:
@@ -269,23 +145,7 @@ def _violations(
         if form.accuracy.outcome == "fail"
     ]
     allowed = min(form.model.gates.accuracy_drop for form in there)
-    return [*wrong, *_outdone(contests, allowed)]
-
-
-def _outdone(contests: Sequence[Contest], allowed: float) -> list[str]:
-    """Name each form that is surely less accurate than another, with the one that shows it best."""
-    shown: dict[str, tuple[float, str]] = {}
-    for contest in contests:
-        better, worse, low = contest.reference, contest.observed, contest.low
-        if contest.loss < 0:
-            better, worse, low = worse, better, -contest.high
-        if low > max(allowed, shown.get(worse, (allowed, ""))[0]):
-            told = (
-                f"{worse} is less accurate than {better}: {abs(contest.loss):.2%} of the samples, at least {low:.2%} "
-                f"with 95 % confidence, where {allowed:.2%} are allowed"
-            )
-            shown[worse] = low, told
-    return [told for _, told in shown.values()]
+    return [*wrong, *outdone(contests, allowed)]
 
 
 def _classes(named: Mapping[str, Values]) -> tuple[tuple[str, ...], ...]:

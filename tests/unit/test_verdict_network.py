@@ -15,7 +15,8 @@ from pytest_devicelab.evidence.measurements import Latency, Measurements, absent
 from pytest_devicelab.evidence.record import ModelIdentity, Quantization, RunRecord
 from pytest_devicelab.matrix.specs import Gates
 from pytest_devicelab.report.networks import find_networks
-from pytest_devicelab.verdicts.network import Form, judge_network
+from pytest_devicelab.verdicts.form import Form
+from pytest_devicelab.verdicts.network import judge_network
 from pytest_devicelab.verdicts.verdict import Outcome, Verdict
 from tests.unit.verdict_builders import model_spec, run_record
 
