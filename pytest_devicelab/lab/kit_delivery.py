@@ -9,8 +9,8 @@ from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.slots import deploy_file
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.matrix.soc import Soc
-from pytest_devicelab.runtimes.kit import BringsKit, Kit, Place
-from pytest_devicelab.runtimes.runtime import Prepared, Runtime
+from pytest_devicelab.runtimes.kit import Kit, Place
+from pytest_devicelab.runtimes.runtime import BringsKit, Prepared, Runtime
 
 
 def choose_kit(

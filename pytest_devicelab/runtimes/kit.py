@@ -6,14 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec
-
-if TYPE_CHECKING:
-    from pytest_devicelab.runtimes.runtime import Prepared
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", re.ASCII)
 _ELF = b"\x7fELF"
@@ -86,18 +82,6 @@ class Place:
     abis: tuple[str, ...]
     folder: str
     sdk: Path | None
-
-
-@runtime_checkable
-class BringsKit(Protocol):
-    """A runtime whose runner is pushed to the device."""
-
-    def kit(self, prepared: Prepared, place: Place) -> Kit | None:
-        """Return what goes to the device, or None where the device has it; nothing is pushed before it is checked.
-
-        Raises:
-            InfrastructureError: a file is missing, or is not for this device; says which, and what would be.
-        """
 
 
 def require_machine(file: Path, place: Place, *, machine: str | None = None) -> None:

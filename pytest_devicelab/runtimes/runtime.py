@@ -7,14 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from pytest_devicelab.errors import TransferError
 from pytest_devicelab.evidence.record import NodePlacement, OpRow, Quantization
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.runtimes.inputs import Arrays
-from pytest_devicelab.runtimes.kit import Kit
+from pytest_devicelab.runtimes.kit import Kit, Place
 
 _DTYPES = frozenset(
     {
@@ -187,3 +187,15 @@ class Runtime(Protocol):
 
     def read_leftovers(self, prepared: Prepared, folder: Path) -> Leftovers:
         """Read op rows, placement and versions from the pulled evidence files."""
+
+
+@runtime_checkable
+class BringsKit(Protocol):
+    """A runtime whose runner is pushed to the device."""
+
+    def kit(self, prepared: Prepared, place: Place) -> Kit | None:
+        """Return what goes to the device, or None where the device has it; nothing is pushed before it is checked.
+
+        Raises:
+            InfrastructureError: a file is missing, or is not for this device; says which, and what would be.
+        """
