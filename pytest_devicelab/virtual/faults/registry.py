@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from pytest_devicelab.matrix.specs import FaultSpec
-from pytest_devicelab.virtual.faults import condition, connection, runs, storage
+from pytest_devicelab.virtual.faults import condition, connection, files, runs
 from pytest_devicelab.virtual.faults.fault import Fault
 
 _MADE_BY: Mapping[str, Callable[[Mapping[str, str]], Fault]] = MappingProxyType(
@@ -18,9 +18,9 @@ _MADE_BY: Mapping[str, Callable[[Mapping[str, str]], Fault]] = MappingProxyType(
         "offline": connection.Offline,
         "unauthorized": connection.Unauthorized,
         "reboot": connection.Reboot,
-        "corrupt_push": storage.CorruptPush,
-        "disk_full": storage.DiskFull,
-        "stale_slot": storage.StaleSlot,
+        "corrupt_push": files.CorruptPush,
+        "disk_full": files.DiskFull,
+        "stale_slot": files.StaleSlot,
         "log_overflow": condition.LogOverflow,
         "clock_jump": condition.ClockJump,
         "throttle": condition.Throttle,
