@@ -10,14 +10,12 @@ import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
-
-from pytest_devicelab.errors import InfrastructureError, ModelError
+from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence.events import Event
 from pytest_devicelab.evidence.measurements import absent
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec, MeasureSpec
-from pytest_devicelab.runtimes.host import stack_samples
+from pytest_devicelab.runtimes.host import run_loaded
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.kit import Kit, Place
 from pytest_devicelab.runtimes.runner_files import read_versions
@@ -51,19 +49,7 @@ class ExecutorchRuntime:
 
     def run_on_host(self, model: Path, inputs: Arrays) -> Arrays:
         """Run the program with ExecuTorch's runtime on this machine."""
-        loaded = load_executorch(model)
-        try:
-            runs = [
-                loaded.run({name: np.expand_dims(array[sample], 0) for name, array in inputs.items()})
-                for sample in range(len(next(iter(inputs.values()))))
-            ]
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"{model}: the program does not run on the CPU",
-                why=str(error).strip()[:500],
-                fix="check that the inputs have the shapes it declares",
-            ) from error
-        return {tensor.name: stack_samples([run[tensor.name] for run in runs]) for tensor in loaded.outputs}
+        return run_loaded(load_executorch(model), model, inputs)
 
     def backend(self, spec: DeviceSpec, soc: Soc | None) -> str:
         """Say `cpu`, where programs run that were lowered for it; one that was lowered for QNN says so in `prepare`."""

@@ -1,9 +1,10 @@
-"""ONNX models on the host: what they declare, and what they give on its CPU, as on an engineer's bench."""
+"""Models on the host: what an ONNX model declares, and what a model gives on its CPU, as on an engineer's bench."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,8 @@ from pytest_devicelab.errors import ModelError, UserError
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.names import require_listable
 from pytest_devicelab.runtimes.runtime import DeclaredInput
+from pytest_devicelab.virtual.context_binary import TensorInfo
+from pytest_devicelab.virtual.engine import Tensors
 
 
 def run_on_host(path: Path, inputs: Arrays) -> Arrays:
@@ -57,6 +60,37 @@ def run_on_host(path: Path, inputs: Arrays) -> Arrays:
             fix="check it with onnx.checker, and that the inputs have the names and shapes it declares",
         ) from error
     return {name: stack_samples([run[index] for run in runs]) for index, name in enumerate(names)}
+
+
+class LoadedModel(Protocol):
+    """A model that is loaded on the host and takes one sample at a time."""
+
+    @property
+    def outputs(self) -> Sequence[TensorInfo]:
+        """What it gives."""
+
+    def run(self, sample: Mapping[str, npt.NDArray[np.generic]]) -> Tensors:
+        """Return outputs by name for inputs `[1, ...]`."""
+
+
+def run_loaded(model: LoadedModel, path: Path, inputs: Arrays) -> Arrays:
+    """Run a loaded model on inputs `[N, ...]`, sample by sample; returns outputs `[N, ...]` by name.
+
+    Raises:
+        ModelError: it does not take these inputs; `path` is where it came from.
+    """
+    try:
+        runs = [
+            model.run({name: _batch_of_one(array[sample]) for name, array in inputs.items()})
+            for sample in range(len(next(iter(inputs.values()))))
+        ]
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"{path}: the model does not run on the CPU",
+            why=str(error).strip()[:500],
+            fix="check that the inputs have the names and shapes it declares",
+        ) from error
+    return {tensor.name: stack_samples([run[tensor.name] for run in runs]) for tensor in model.outputs}
 
 
 def _batch_of_one(sample: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:

@@ -10,14 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from pytest_devicelab.errors import ModelError
 from pytest_devicelab.evidence.events import Event
 from pytest_devicelab.matrix.options import LITERT_KERNELS
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec, MeasureSpec
-from pytest_devicelab.runtimes.host import stack_samples
+from pytest_devicelab.runtimes.host import run_loaded
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.names import require_listable
 from pytest_devicelab.runtimes.runner_files import (
@@ -59,19 +56,7 @@ class LitertRuntime:
 
     def run_on_host(self, model: Path, inputs: Arrays) -> Arrays:
         """Run the model with LiteRT's reference kernels: what it means, without XNNPACK's arithmetic."""
-        loaded = load_litert(model, kernels="reference")
-        try:
-            runs = [
-                loaded.run({name: np.expand_dims(array[sample], 0) for name, array in inputs.items()})
-                for sample in range(len(next(iter(inputs.values()))))
-            ]
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"{model}: the model does not run on the CPU",
-                why=str(error).strip()[:500],
-                fix="check that the inputs have the names and shapes it declares",
-            ) from error
-        return {tensor.name: stack_samples([run[tensor.name] for run in runs]) for tensor in loaded.outputs}
+        return run_loaded(load_litert(model, kernels="reference"), model, inputs)
 
     def backend(self, spec: DeviceSpec, soc: Soc | None) -> str:
         """Say `cpu`: this runtime asks LiteRT for no NPU delegate, on whatever chip."""

@@ -10,13 +10,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from pytest_devicelab.errors import ModelError, UserError
 from pytest_devicelab.matrix.options import LITERT_KERNELS
 from pytest_devicelab.virtual.engine import EngineJob, EngineRefused, EngineResult, LogLine, Tensors
 from pytest_devicelab.virtual.litert_model import litert_versions, load_litert
-from pytest_devicelab.virtual.runtime_log import LEVELS, captured
+from pytest_devicelab.virtual.runtime_log import captured
+from pytest_devicelab.virtual.tools.command_line import RunnerParser
 from pytest_devicelab.virtual.tools.device_path import host_path
 from pytest_devicelab.virtual.tools.raw_files import (
     RunnerError,
@@ -36,24 +36,9 @@ _TAG = "tflite"  # what LiteRT's own messages bear in logcat
 _PRIORITIES = {"VERBOSE": "V", "INFO": "I", "WARNING": "W", "ERROR": "E", "FATAL": "F"}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise RunnerError(f"{message}\n{self.format_usage()}")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=_PROGRAM, allow_abbrev=False, description="Run a .tflite model under LiteRT.")
-    parser.add_argument("--model", required=True, metavar="FILE", help="the .tflite model")
-    parser.add_argument("--input_list", required=True, metavar="FILE", help="a line of files a sample")
-    parser.add_argument("--output_dir", required=True, metavar="DIR", help="where the results go")
+    parser = RunnerParser(_PROGRAM, "Run a .tflite model under LiteRT.")
     parser.add_argument("--kernels", choices=LITERT_KERNELS, default="xnnpack", help="what computes")
-    parser.add_argument("--log_level", choices=LEVELS, default="warn", help="what goes to logcat")
-    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run the input list N times")
-    parser.add_argument(
-        "--timing",
-        action="store_true",
-        help="write how long each inference took; results of the first round only",
-    )
     return parser
 
 
@@ -68,8 +53,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    if arguments.repeat < 1:
-        raise RunnerError("--repeat takes a number of at least 1")
     station = open_station()
     path = Path(host_path(arguments.model))
     try:

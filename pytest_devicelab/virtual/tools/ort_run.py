@@ -10,13 +10,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
 
 from pytest_devicelab.errors import ModelError
 from pytest_devicelab.virtual.context_binary import TensorInfo
 from pytest_devicelab.virtual.engine import EngineJob, EngineResult
 from pytest_devicelab.virtual.onnx_model import load_model, signature
-from pytest_devicelab.virtual.runtime_log import LEVELS
+from pytest_devicelab.virtual.tools.command_line import RunnerParser
 from pytest_devicelab.virtual.tools.device_path import host_path
 from pytest_devicelab.virtual.tools.raw_files import (
     InputList,
@@ -44,30 +43,15 @@ _OURS = (
 )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise RunnerError(f"{message}\n{self.format_usage()}")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=_PROGRAM, allow_abbrev=False, description="Run an ONNX model under ONNX Runtime.")
-    parser.add_argument("--model", required=True, metavar="FILE", help="the ONNX model")
-    parser.add_argument("--input_list", required=True, metavar="FILE", help="a line of files a sample")
-    parser.add_argument("--output_dir", required=True, metavar="DIR", help="where the results go")
+    parser = RunnerParser(_PROGRAM, "Run an ONNX model under ONNX Runtime.")
     parser.add_argument("--ep", choices=("qnn", "cpu"), help="default: qnn on a device with an NPU")
     parser.add_argument(
         "--ep_option", action="append", default=[], metavar="K=V", help="option of the QNN EP"
     )
-    parser.add_argument("--log_level", choices=LEVELS, default="warn", help="what goes to logcat")
     parser.add_argument("--profile", action="store_true", help="write the op profile")
     parser.add_argument("--placement", metavar="FILE", help="default: DIR/placement.json")
     parser.add_argument("--strict", action="store_true", help="refuse instead of falling back to the CPU")
-    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run the input list N times")
-    parser.add_argument(
-        "--timing",
-        action="store_true",
-        help="write how long each inference took; results of the first round only",
-    )
     return parser
 
 
@@ -82,8 +66,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    if arguments.repeat < 1:
-        raise RunnerError("--repeat takes a number of at least 1")
     options = _options(arguments.ep_option)
     station = open_station()
     model = Path(host_path(arguments.model))
