@@ -14,7 +14,7 @@ from pytest_devicelab.runtimes.compile import FIX_SHAPES, OPEN, compile_context
 from pytest_devicelab.runtimes.host import declared_inputs, run_on_host
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.kit import Kit, Place
-from pytest_devicelab.runtimes.names import file_problem
+from pytest_devicelab.runtimes.names import file_problem, require_listable
 from pytest_devicelab.runtimes.qairt import PROFILE_LOG, htp_kit, view_profile
 from pytest_devicelab.runtimes.runtime import DeclaredInput, Job, Leftovers, OutputFile, Prepared
 from pytest_devicelab.runtimes.timing import Timing, no_timing, read_profile_times
@@ -54,6 +54,8 @@ class QnnRuntime:
                 why=f"{', '.join(found)}: {OPEN}",
                 fix=FIX_SHAPES,
             )
+        # Those may be named on the command line, where `;` ends the names of a graph.
+        require_listable(model, (name for name, each in declared.items() if each.dtype != "float32"), (";",))
         if problem := file_problem([output.name for output in loaded.graph.output]):
             raise ModelError(f"{model}: qnn-net-run cannot write its outputs", why=problem, fix=_RENAME)
         return declared
@@ -197,7 +199,8 @@ def _common(prepared: Prepared, job: Job) -> tuple[str, ...]:
         f"--input_list={job.input_list}",
         f"--output_dir={job.output_dir}",
         *(
-            [f"--native_input_tensor_names={','.join(prepared.native_inputs)}"]
+            # Names belong to a graph, also where there is one only. Source: Qualcomm's own wrapper of qnn-net-run.
+            [f"--native_input_tensor_names={prepared.graphs[0]}:{','.join(prepared.native_inputs)}"]
             if prepared.native_inputs
             else []
         ),

@@ -254,7 +254,8 @@ def test_a_context_of_another_hexagon_is_refused(phone: Phone) -> None:
         (["--input_list", f"{TMP}/none.txt"], "Failed to open input list"),
         (["--input_list", f"{TMP}/gone.txt"], "Failed to open input file"),
         (["--input_list", f"{TMP}/short.txt"], "has 8 bytes; input image takes 256"),
-        (["--native_input_tensor_names", "g:nothing"], "no input nothing"),
+        (["--native_input_tensor_names", "g:image"], "takes GRAPH:A,B; the graph is "),
+        (["--native_input_tensor_names", "image"], "takes GRAPH:A,B; the graph is "),
     ],
 )
 def test_qnn_net_run_refuses_and_leaves_nothing(more: Sequence[str], why: str, phone: Phone) -> None:

@@ -84,7 +84,11 @@ def test_a_shell_hands_each_word_on_as_it_is(
         program=str(printer),
     )
     prepared = Prepared(
-        file=Path("m"), outputs=(), options={"vtcm_mb": option}, native_inputs=("a'b;$(touch${IFS}pwned)",)
+        file=Path("m"),
+        outputs=(),
+        options={"vtcm_mb": option},
+        native_inputs=("a'b;$(touch${IFS}pwned)",),
+        graphs=("g;`id`",),
     )
     command = find_runtime(runtime).command(prepared, job)
     done = subprocess.run(

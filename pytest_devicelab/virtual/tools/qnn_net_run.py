@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "--use_native_input_files", action="store_true", help="inputs are in the graph's dtypes"
     )
     parser.add_argument(
-        "--native_input_tensor_names", default="", metavar="[GRAPH:]A,B", help="these inputs are"
+        "--native_input_tensor_names", default="", metavar="GRAPH:A,B", help="these inputs are"
     )
     parser.add_argument(
         "--use_native_output_files", action="store_true", help="outputs in the graph's dtypes"
@@ -222,7 +222,11 @@ def _native_inputs(arguments: argparse.Namespace, graph: GraphInfo) -> Collectio
     inputs = {tensor.name for tensor in graph.inputs}
     if arguments.use_native_input_files:
         return inputs
-    names = arguments.native_input_tensor_names.rpartition(":")[2]
+    if not arguments.native_input_tensor_names:
+        return ()
+    owner, _, names = arguments.native_input_tensor_names.rpartition(":")
+    if owner != graph.name:
+        raise RunnerError(f"--native_input_tensor_names takes GRAPH:A,B; the graph is {graph.name}")
     named = {name for name in names.split(",") if name}
     if unknown := sorted(named - inputs):
         raise RunnerError(f"--native_input_tensor_names: the graph has no input {', '.join(unknown)}")
