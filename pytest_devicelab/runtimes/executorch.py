@@ -141,6 +141,8 @@ def _command(job: Job, *flags: str) -> tuple[str, ...]:
         f"--model_path={job.model}",
         f"--input_list_path={bare}",
         f"--output_folder_path={job.output_dir}",
+        # Where it is built to dump events, it would dump them into the folder of the inputs, which is not this run's.
+        f"--etdump_path={job.output_dir}/etdump.etdp",
         *flags,
     )
     ready = f"sed 's/[^ ]*:=//g' {shlex.quote(job.input_list)} > {shlex.quote(bare)}"

@@ -101,12 +101,16 @@ def read_profile_times(table: bytes, plan: MeasureSpec) -> Timing:
 
 
 def read_average(events: Iterable[Event], plan: MeasureSpec, program: str) -> Latency:
-    """Read `N inference took X ms, avg Y ms`, all that ExecuTorch's runner says of time."""
+    """Read `N inference took X ms, avg Y ms`, all that ExecuTorch's runner says of time.
+
+    It says so of each sample, of which there is one here, and at last once more of all samples as if they were the
+    inferences: the average of that line is the time of a whole round.
+    """
     told = [event for event in events if (event.kind, event.dialect) == ("op_time", "executorch")]
     if not told:
         return Latency(why=f"{program} logged no time")
     try:
-        runs, mean_us = int(told[-1].fields["runs"]), 1000 * float(told[-1].fields["time_ms"])
+        runs, mean_us = int(told[0].fields["runs"]), 1000 * float(told[0].fields["time_ms"])
     except (KeyError, ValueError):
         return Latency(why=f"{program} logged a time that is no number")
     source = f"average logged by {program}"

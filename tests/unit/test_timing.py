@@ -145,6 +145,18 @@ def test_executorchs_runner_tells_an_average() -> None:
     assert (found.inferences, found.mean_us, found.median_us) == (2, 2500.0, None)
 
 
+def test_the_last_line_of_executorchs_runner_is_no_average_of_inferences() -> None:
+    """It counts samples: with one, the time of all inferences would pass for that of one."""
+    said = (
+        "2 inference took 5.000000 ms, avg 2.500000 ms",
+        "1 inference took 5.000000 ms, avg 5.000000 ms",
+    )
+    events = tuple(event for text in said for event in logged(text))
+    assert read_average(events, PLAN, "runner").mean_us == 2500.0
+    one = read_average(events[1:], MeasureSpec(inferences=1, warm_up=0), "runner")
+    assert one.mean_us == 5000.0
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
