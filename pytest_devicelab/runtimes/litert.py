@@ -1,7 +1,7 @@
 """The litert runtime: a .tflite model under LiteRT on the device's CPU, with XNNPACK unless its options say otherwise.
 
-It drives `litert-run`, whose command line docs/reference/litert-run.md describes as a contract. LiteRT's own
-`benchmark_model` takes inputs from files and has no documented way to hand the outputs of every sample out.
+It drives `litert-run`, whose command line docs/reference/litert-run.md describes as a contract, or LiteRT's own
+`benchmark_model` where the matrix names that as the runner.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pytest_devicelab.evidence.events import Event
 from pytest_devicelab.matrix.options import LITERT_KERNELS
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec, MeasureSpec
+from pytest_devicelab.runtimes import benchmark_model
 from pytest_devicelab.runtimes.host import run_loaded
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.names import require_listable
@@ -39,7 +40,7 @@ class LitertRuntime:
     name = "litert"
     suffixes: tuple[str, ...] = (".tflite",)
     evidence_files: tuple[str, ...] = (OUTPUTS, PLACEMENT, VERSIONS)
-    timing_files: tuple[str, ...] = (TIMING,)
+    timing_files: tuple[str, ...] = (TIMING, VERSIONS)
 
     def require(self) -> None:
         """Ask for ai-edge-litert, which reads models and computes the yardstick."""
@@ -73,6 +74,8 @@ class LitertRuntime:
     def command(self, prepared: Prepared, job: Job) -> tuple[str, ...]:
         """Return litert-run's command line; a runner that only knows the default is not told of it."""
         kernels = prepared.options.get(_KERNELS, LITERT_KERNELS[0])
+        if benchmark_model.is_benchmark_model(job.program):
+            return benchmark_model.evaluate(load_litert(prepared.file, kernels="reference"), job, kernels)
         return (
             job.program or "litert-run",
             f"--model={job.model}",
@@ -83,14 +86,21 @@ class LitertRuntime:
         )
 
     def timed_command(self, prepared: Prepared, job: Job, plan: MeasureSpec) -> tuple[str, ...]:
-        """Return it with every inference timed: the very program the outputs come from, not `benchmark_model`."""
+        """Return it with every inference timed: the very program the outputs come from."""
+        if benchmark_model.is_benchmark_model(job.program):
+            kernels = prepared.options.get(_KERNELS, LITERT_KERNELS[0])
+            return benchmark_model.measure(
+                load_litert(prepared.file, kernels="reference"), job, kernels, plan
+            )
         quiet = replace(job, log_level="error")
         return (*self.command(prepared, quiet), f"--repeat={plan.warm_up + plan.inferences}", "--timing")
 
     def read_timing(
         self, prepared: Prepared, folder: Path, events: Iterable[Event], plan: MeasureSpec
     ) -> Timing:
-        """Read the times as litert-run wrote them."""
+        """Read the times as litert-run wrote them, or as benchmark_model printed them."""
+        if benchmark_model.ran_here(folder):
+            return benchmark_model.read_times(folder, plan)
         return read_timing_json(folder / TIMING, plan, "litert-run")
 
     def read_outputs(self, prepared: Prepared, folder: Path) -> tuple[OutputFile, ...]:

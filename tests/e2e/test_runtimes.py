@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.evidence.record import ModelIdentity, RunRecord
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.attempts import run_on_device
 from pytest_devicelab.lab.request import RunRequest
 from pytest_devicelab.matrix.options import LITERT_KERNELS
-from pytest_devicelab.matrix.specs import log_profile
+from pytest_devicelab.matrix.specs import MeasureSpec, ModelSpec, Source, log_profile
 from pytest_devicelab.runtimes.host import run_on_host
 from pytest_devicelab.runtimes.inputs import Arrays, load_inputs
 from pytest_devicelab.runtimes.registry import find_runtime
+from pytest_devicelab.verdicts.placement import judge_placement
 from tests.e2e.virtual_lab import VirtualLab
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -37,20 +40,24 @@ def carry_out(
     *,
     device: str = "s24",
     inputs: Arrays = INPUTS,
+    runner: str = "",
+    measure: MeasureSpec | None = None,
     **options: str,
 ) -> RunRecord:
     request = RunRequest(
-        id=f"m.{device}.{runtime}",
+        id=f"m.{device}.{runtime}{'.measure' if measure else ''}",
         model=ModelIdentity(id="m", variant="", sha256=hashlib.sha256(path.read_bytes()).hexdigest()),
         path=path,
         runtime=runtime,
         options=options,
         inputs={"input_0": INPUTS["image"]} if runtime == "executorch" else inputs,
-        purpose="evaluate",
+        purpose="measure" if measure else "evaluate",
         logging=log_profile("verbose"),
         timeout_s=60,
+        measure=measure,
     )
-    return run_on_device(lab.device(device), request, store, cache=cache)
+    spec = replace(lab.specs[device], runners={runtime: runner} if runner else {})
+    return run_on_device(AdbDevice(spec, lab.transport(device)), request, store, cache=cache)
 
 
 def floats(array: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
@@ -124,6 +131,56 @@ def test_litert_computes_with_the_kernels_that_were_asked_for(
     assert len(set(bits.values())) == len(LITERT_KERNELS)
     yardstick = find_runtime("litert").run_on_host(path, inputs)["logits"]
     assert bits["reference"] == yardstick.tobytes()
+
+
+# What stands in for LiteRT's own program: its flags, its lines, and the computing of litert-run.
+BENCHMARK_MODEL = """#!/bin/sh
+for word in "$@"; do
+    case $word in
+        --graph=*) graph=${word#*=} ;;
+        --input_layer_value_files=x0:*) file=${word#*:} ;;
+        --output_filepath=*) saved=${word#*=} ;;
+        --num_runs=*) runs=${word#*=} ;;
+        --input_layer=x0|--input_layer_shape=1,1,8,8|--use_xnnpack=true|--num_threads=1) ;;
+        --warmup_runs=*|--min_secs=0|--warmup_min_secs=0|--max_secs=86400) ;;
+        *) echo "ERROR: Unconsumed cmdline flags: $word" >&2; exit 1 ;;
+    esac
+done
+work=$(mktemp -d) && echo "$file" > "$work/list" || exit 1
+litert-run --model "$graph" --input_list "$work/list" --output_dir "$work/out" || exit 1
+[ -z "$saved" ] || cp "$work/out/Result_0/logits.raw" "$saved"
+rm -r "$work"
+echo "INFO: count=0"
+echo "INFO: count=$runs first=80 curr=71 min=70 max=80 avg=72.5 std=2"
+echo "INFO: Inference timings in us: Init: 512, First inference: 80, Warmup (avg): 80, Inference (avg): 72.5"
+"""
+
+
+def test_benchmark_model_takes_the_place_of_litert_run(
+    virtual_lab: VirtualLab, store: SessionStore, tmp_path: Path
+) -> None:
+    program = virtual_lab.root("s24") / "data/local/tmp/android_aarch64_benchmark_model"
+    program.write_text(BENCHMARK_MODEL)
+    program.chmod(0o755)
+    named = "/data/local/tmp/android_aarch64_benchmark_model"
+    path = tmp_path / f"{HOSTILE}.tflite"
+    shutil.copy(FIXTURES / "digits_cnn/int8.tflite", path)
+    try:
+        record = carry_out(virtual_lab, store, tmp_path, path, "litert", runner=named)
+        plan = MeasureSpec(inferences=7, warm_up=2)
+        timed = carry_out(virtual_lab, store, tmp_path, path, "litert", runner=named, measure=plan)
+    finally:
+        program.unlink()
+    assert record.status == "ok", record.error
+    assert "benchmark_model" in record.versions
+    plain = carry_out(virtual_lab, store, tmp_path, path, "litert")
+    assert [output.sha256 for output in record.outputs] == [output.sha256 for output in plain.outputs]
+    model = ModelSpec(id="m", path=path, source=Source(file="m", line=1, column=1), runtime="litert")
+    assert judge_placement(record, model).outcome == "inconclusive", "it says nothing of nodes"
+    assert timed.measured is not None, timed.error
+    assert (timed.measured.latency.mean_us, timed.measured.latency.inferences) == (72.5, 7)
+    assert timed.measured.load_us.value == 512.0
+    assert not list(virtual_lab.root("s24").rglob("pwned"))
 
 
 def test_a_device_without_the_runner_says_which_one_it_needs(
