@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from pytest_devicelab.aihub.account import Account
-from pytest_devicelab.aihub.messages import HubDevice, HubJob, JobKind, Layer, Profile, Submission, read_job
+from pytest_devicelab.aihub.messages import HubDevice, HubJob, Layer, Profile, Submission, read_job
 from pytest_devicelab.aihub.outcome import Deadline, HubRefused, translate
 from pytest_devicelab.errors import InfrastructureError, UserError
 from pytest_devicelab.runtimes.inputs import Arrays
@@ -99,7 +99,7 @@ class HubEdge:
             made = public_rest_api.create_and_upload_model(
                 self._config(), str(path), kinds[path.suffix], name=name, verbose=False
             )
-            return str(made.id)
+            return _uploaded(made)
 
         return self._call(f"uploading {name}", deadline, send, whole=True)
 
@@ -129,10 +129,8 @@ class HubEdge:
                         for key, array in inputs.items()
                     }
                     dataset_entries_to_h5(samples, file)
-                return str(
-                    public_rest_api.create_and_upload_dataset(
-                        self._config(), str(path), name, verbose=False
-                    ).id
+                return _uploaded(
+                    public_rest_api.create_and_upload_dataset(self._config(), str(path), name, verbose=False)
                 )
 
         return self._call(f"uploading {name}", deadline, send, whole=True)
@@ -178,25 +176,23 @@ class HubEdge:
 
         return self._call(f"submitting {job.name}", deadline, ask)
 
-    def find_jobs(self, name: str, kind: JobKind, since_s: float, deadline: Deadline) -> tuple[str, ...]:
+    def find_jobs(self, name: str, since_s: float, deadline: Deadline) -> tuple[str, ...]:
         """Return the ids of jobs of exactly that name, oldest first; not of those made before `since_s`, POSIX time."""
 
         def ask() -> tuple[str, ...]:
-            from qai_hub import public_api_pb2, public_rest_api
+            from qai_hub import public_rest_api
 
-            kinds = {
-                "compile": public_api_pb2.JOB_TYPE_COMPILE,
-                "quantize": public_api_pb2.JOB_TYPE_QUANTIZE,
-                "inference": public_api_pb2.JOB_TYPE_INFERENCE,
-            }
             found: list[str] = []
             for offset in range(0, 100 * _PAGE, _PAGE):
+                # Of any kind: an inference job that also profiles may be listed as either, and names are our own.
                 page = public_rest_api.get_job_summary_list(
-                    self._config(), offset=offset, limit=_PAGE, job_type=kinds[kind]
+                    self._config(), offset=offset, limit=_PAGE
                 ).job_summaries
-                summaries = [getattr(each, f"{kind}_job_summary") for each in page]
+                kinds = [(each, each.WhichOneof("job")) for each in page]
+                summaries = [getattr(each, kind) for each, kind in kinds if kind is not None]
                 found += [each.job_id for each in summaries if each.name == name]
-                if len(page) < _PAGE or min(each.creation_time.seconds for each in summaries) < since_s:
+                made_s = [each.creation_time.seconds for each in summaries]
+                if len(page) < _PAGE or min(made_s, default=since_s) < since_s:
                     break
             return tuple(reversed(found))  # AI Hub lists the newest first
 
@@ -343,3 +339,10 @@ class HubEdge:
             deadline.require(what)
             failure = HubOffline(f"AI Hub: {what} got no answer within {limit_s:.0f} s")
         raise failure
+
+
+def _uploaded(made: Any) -> str:
+    """Return the id of an upload; ValueError where AI Hub took nothing, which it says beside an id."""
+    if made.status or not made.id:
+        raise ValueError(made.status or "AI Hub returned no id")
+    return str(made.id)

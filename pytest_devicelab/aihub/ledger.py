@@ -218,9 +218,7 @@ def _look(job: Submission, asked_s: float, edge: HubEdge, deadline: Deadline, wa
     """Return the id of the job that an unanswered request made, or nothing once it surely made none."""
     for pause_s in _LOOKS_S:
         wait.sleep(min(pause_s, deadline.left_s))
-        found = patiently(
-            lambda: edge.find_jobs(job.name, job.kind, asked_s - _SLACK_S, deadline), deadline, wait
-        )
+        found = patiently(lambda: edge.find_jobs(job.name, asked_s - _SLACK_S, deadline), deadline, wait)
         if found:
             return found[0]
     return ""

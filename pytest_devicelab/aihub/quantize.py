@@ -15,7 +15,7 @@ from pytest_devicelab.devices.slots import sha256_file
 from pytest_devicelab.errors import CompileRefused, ModelError
 from pytest_devicelab.lab.request import fingerprint_of
 from pytest_devicelab.runtimes.inputs import Arrays
-from pytest_devicelab.virtual.onnx_model import load_model
+from pytest_devicelab.virtual.onnx_model import external_files, load_model
 
 
 def quantize(
@@ -50,7 +50,12 @@ def quantize(
             why="its name does not end in .onnx",
             fix="give the float .onnx file",
         )
-    load_model(model)
+    if external_files(load_model(model), model.parent):
+        raise ModelError(
+            f"{model} keeps weights in files of its own, which are not uploaded",
+            why="AI Hub would get a graph without them",
+            fix="save the model as one file",
+        )
     deadline, wait = Deadline.after(timeout_s), Patience()
     edge.check(deadline)
     ledger = JobLedger(cache / "quantize", "quantize", cache / "uploads")

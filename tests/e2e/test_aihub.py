@@ -180,8 +180,10 @@ def test_killed_before_the_answer_was_written_down(run: Run, double: Double, tmp
     assert len(double.account.names("compile_job")) == len(double.account.names("inference_job")) == 1
 
 
-def test_a_lost_answer_makes_no_second_job(run: Run, double: Double) -> None:
+@pytest.mark.parametrize("listed", ["inference", "profile"])
+def test_a_lost_answer_makes_no_second_job(run: Run, double: Double, listed: str) -> None:
     double.account.trouble.lose_submit = 2
+    double.account.trouble.profiled_as = listed
     assert run().status == "ok"
     assert len(double.account.names("compile_job")) == len(double.account.names("inference_job")) == 1
 
@@ -223,6 +225,15 @@ def test_quota(run: Run, double: Double, answer: str) -> None:
     assert record.status == "failed"
     assert "ask Qualcomm for more" in record.error
     assert double.account.names("compile_job") == []
+
+
+def test_an_upload_that_was_not_taken_is_not_remembered(run: Run, double: Double) -> None:
+    double.account.trouble.upload = "storage quota exceeded"
+    record = run()
+    assert record.status == "failed"
+    assert "storage quota exceeded" in record.error
+    double.account.trouble.upload = ""
+    assert run().status == "ok"
 
 
 def test_a_model_that_does_not_compile_is_a_finding(run: Run, double: Double) -> None:

@@ -17,9 +17,16 @@ from pytest_devicelab.aihub.messages import HubDevice, Layer, Profile, Submissio
 from pytest_devicelab.aihub.outcome import Deadline, HubOffline, HubRateLimited, whose_fault
 from pytest_devicelab.aihub.outputs import read_outputs
 from pytest_devicelab.aihub.profile import npu_rows, unit_events
+from pytest_devicelab.aihub.quantize import quantize
 from pytest_devicelab.aihub.selection import chip_of, choose, device_set, identity
 from pytest_devicelab.commands.suggest import hub_entry
-from pytest_devicelab.errors import InfrastructureError, OutputIncomplete, TransferError, UserError
+from pytest_devicelab.errors import (
+    InfrastructureError,
+    ModelError,
+    OutputIncomplete,
+    TransferError,
+    UserError,
+)
 from pytest_devicelab.matrix.soc import find_soc
 from pytest_devicelab.matrix.specs import DeviceSpec, Source
 
@@ -257,7 +264,7 @@ class FakeEdge:
             raise answer
         return answer
 
-    def find_jobs(self, name: str, kind: str, since_s: float, deadline: Deadline) -> tuple[str, ...]:
+    def find_jobs(self, name: str, since_s: float, deadline: Deadline) -> tuple[str, ...]:
         self.looks += 1
         return tuple(self.listed(self))
 
@@ -321,3 +328,18 @@ def test_a_job_given_up_gets_another_name(tmp_path: Path) -> None:
     assert entry is not None
     assert (entry.failed, entry.attempt) == (("j1",), 2)
     assert abs(entry.asked_s - time.time()) < 60
+
+
+def test_weights_beside_a_float_model_are_not_left_behind(tmp_path: Path) -> None:
+    weights = onnx.numpy_helper.from_array(np.ones(4, np.float32), "w")
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4]) for name in "xy"]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["x", "w"], ["y"])], "g", values[:1], values[1:], [weights]
+    )
+    path = tmp_path / "float.onnx"
+    onnx.save(
+        onnx.helper.make_model(graph), path, save_as_external_data=True, location="w.bin", size_threshold=0
+    )
+    edge: Any = None  # nobody is asked
+    with pytest.raises(ModelError, match="keeps weights in files of its own"):
+        quantize(edge, path, {}, tmp_path / "out.onnx", cache=tmp_path, timeout_s=1, say=lambda text: None)

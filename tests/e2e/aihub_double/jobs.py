@@ -42,6 +42,8 @@ class Trouble:
         hold: let jobs stay in the queue until it is cleared.
         compile_fails, inference_fails: reason a job fails with, and its `JobFailureType`.
         quota: how a submit over quota is answered: `status` (no id), or `403`.
+        upload: what an upload is answered with beside an id; then it is not taken.
+        profiled_as: `profile`, where inference jobs that also profile are listed as that.
         outputs: `missing`, `short`, `renamed`, `dtype` or `none`.
         truncate: downloads that break off half way.
         moods: statuses the next requests are answered with, 0 for a connection closed unanswered.
@@ -57,6 +59,8 @@ class Trouble:
     compile_fails: tuple[str, int] | None = None
     inference_fails: tuple[str, int] | None = None
     quota: str = ""
+    upload: str = ""
+    profiled_as: str = "inference"
     outputs: str = ""
     truncate: int = 0
     moods: list[int] = field(default_factory=list)

@@ -170,7 +170,7 @@ def _devices(double: Double, body: bytes, query: dict[str, str], *_: Any) -> Any
 
 
 def _new_model(double: Double, *_: Any) -> Any:
-    return _made(double.account.new_id("m"))
+    return _made(double.account.new_id("m"), double.account.trouble.upload)
 
 
 def _model(double: Double, body: bytes, query: Any, kind: str, model_id: str) -> Any:
@@ -271,12 +271,15 @@ def _summaries(double: Double, body: bytes, query: dict[str, str], *_: Any) -> A
     found = []
     with double.account.guard:
         for job_id, job in reversed(double.account.jobs.items()):
+            made = getattr(job, job.WhichOneof("job"))
             kind = job.WhichOneof("job").removesuffix("_job")
-            if query.get("type") == kind:
+            if kind == "inference" and made.is_profiling_on:
+                kind = double.account.trouble.profiled_as
+            if query.get("type", kind) == kind:
                 summary = pb.JobSummary()
                 inner = getattr(summary, f"{kind}_job_summary")
-                inner.job_id, inner.name = job_id, getattr(job, f"{kind}_job").name
-                inner.creation_time.CopyFrom(getattr(job, f"{kind}_job").creation_time)
+                inner.job_id, inner.name = job_id, made.name
+                inner.creation_time.CopyFrom(made.creation_time)
                 found.append(summary)
     offset, limit = int(query.get("offset", 0)), int(query["limit"])
     return pb.JobSummaryList(total_query_count=len(found), job_summaries=found[offset : offset + limit])
@@ -296,8 +299,8 @@ def _blob(double: Double, body: bytes, query: Any, kind: str, sort: str, name: s
     return held[name].read_bytes()
 
 
-def _made(made: str) -> Any:
-    answer = pb.CreateUpdateResponse(id=made)
+def _made(made: str, status: str = "") -> Any:
+    answer = pb.CreateUpdateResponse(id=made, status=status)
     answer.creation_time.GetCurrentTime()
     return answer
 
