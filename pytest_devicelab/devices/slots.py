@@ -26,9 +26,9 @@ def deploy_file(device: AdbDevice, local: Path, name: str) -> str:
     Raises:
         TransferError: the device holds other bytes than were sent.
     """
-    digest = sha256_file(local)
-    slot = f"{DEVICE_ROOT}/slots/{digest}"
-    target = posixpath.join(slot, slot_name(name))
+    target = slot_path(local, name)
+    slot = posixpath.dirname(target)
+    digest = posixpath.basename(slot)
     quoted = shlex.quote(target)
     there = device.script(
         f"sha256sum {quoted} 2>/dev/null || {{ mkdir -p {slot} && rm -rf {slot}/.part-*; }}",
@@ -56,6 +56,11 @@ def deploy_file(device: AdbDevice, local: Path, name: str) -> str:
         )
     _require_success(device, moved, "rename")
     return target
+
+
+def slot_path(local: Path, name: str) -> str:
+    """Return where on a device a file lies once it is deployed."""
+    return f"{DEVICE_ROOT}/slots/{sha256_file(local)}/{slot_name(name)}"
 
 
 def deploy_archive(device: AdbDevice, archive: Path) -> str:

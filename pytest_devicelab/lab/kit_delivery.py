@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_devicelab.devices.adb import AdbDevice
-from pytest_devicelab.devices.slots import deploy_file
+from pytest_devicelab.devices.slots import deploy_file, slot_path
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.runtimes.kit import Kit, Place
@@ -27,7 +28,7 @@ def choose_kit(
     place = Place(spec=device.spec, soc=soc, abis=abis, folder=folder, sdk=sdk)
     kit = runtime.kit(prepared, place)
     if kit is not None:
-        _require_room(device, kit)
+        _require_room(device, [*kit.files.items(), (prepared.file.name, prepared.file)])
     return kit
 
 
@@ -52,17 +53,22 @@ def lay_out(device: AdbDevice, kit: Kit, folder: str) -> None:
         )
 
 
-def _require_room(device: AdbDevice, kit: Kit) -> None:
-    """Check that there is room for the whole kit, as if none of it were there already."""
-    needed = sum(path.stat().st_size for path in kit.files.values())
-    said = device.script("df -k /data/local/tmp").text.splitlines()
-    words = said[-1].split() if said else []
+def _require_room(device: AdbDevice, files: Sequence[tuple[str, Path]]) -> None:
+    """Check that there is room for those of the files that are not on the device yet."""
+    slots = [slot_path(local, name) for name, local in files]
+    looks = (f"[ ! -e {shlex.quote(slot)} ] || echo there {number}" for number, slot in enumerate(slots))
+    said = device.script(f"df -k /data/local/tmp; {'; '.join(looks)}").text.splitlines()
+    there = {line for line in said if line.startswith("there ")}
+    words = next((line.split() for line in reversed(said) if line not in there), [])
     if len(words) < 4 or not words[3].isdecimal():
         return  # a device that does not say; the push will
     free = int(words[3]) * 1024
+    needed = sum(
+        local.stat().st_size for number, (_, local) in enumerate(files) if f"there {number}" not in there
+    )
     if free < needed:
         raise InfrastructureError(
-            f"device {device.id}: no room for the runner's files",
-            why=f"they take {needed:,} bytes, /data/local/tmp has {free:,}",
+            f"device {device.id}: no room for the model and the runner's files",
+            why=f"{needed:,} bytes of them are not there yet, /data/local/tmp has {free:,}",
             fix="free space on the device; /data/local/tmp/devicelab/slots may be removed",
         )

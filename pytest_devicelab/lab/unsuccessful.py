@@ -46,4 +46,6 @@ def unsuccessful(
             f"`runners: {{{record.runtime}: PATH}}` of device {spec.id} ({spec.source}); "
             "docs/reference/runtimes.md says which runner that is"
         )
+        if record.runtime == "qnn" and spec.kind == "adb":
+            error += ". Or let `qairt_sdk` in the matrix name Qualcomm's SDK, which has it"
     return replace(record, status="refused" if refusals else "failed", error=error, refused_ops=ops)

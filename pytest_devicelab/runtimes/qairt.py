@@ -210,27 +210,31 @@ def _backend_config(folder: str) -> dict[str, object]:
 def _htp_config(place: Place, options: Mapping[str, str], graph: str) -> dict[str, object]:
     """Return the settings of the HTP backend, from the options the context binary was compiled with.
 
-    Source: QAIRT documentation of the HTP backend: `graphs` takes graph_names, vtcm_mb, O and fp16_relaxed_precision,
-    `devices` dsp_arch, pd_session and, for each core, perf_profile and rpc_control_latency.
+    Precision is the compiler's: from QAIRT 2.35 on, older than any compiler here, the settings have no key for it.
+
+    Source: QAIRT documentation of the HTP backend: `graphs` takes graph_names, vtcm_mb and O (2 or 3; 1 is internal),
+    `devices` dsp_arch, pd_session and, for each core, perf_profile (none of which is `default`) and rpc_control_latency.
     """
     assert place.soc is not None
     assert place.soc.hexagon is not None
     graphs: dict[str, object] = {"graph_names": [graph]}
-    if level := options.get("htp_graph_finalization_optimization_mode"):
-        graphs["O"] = int(level)
-    if (vtcm := options.get("vtcm_mb")) is not None:
-        graphs["vtcm_mb"] = int(vtcm)
-    if options.get("enable_htp_fp16_precision") == "1":
-        graphs["fp16_relaxed_precision"] = 1
-    core: dict[str, object] = {
-        "core_id": 0,
-        "perf_profile": options.get("htp_performance_mode", "burst"),
-    }
-    if (latency := options.get("rpc_control_latency")) is not None:
-        core["rpc_control_latency"] = int(latency)
+    if (level := _chosen(options, "htp_graph_finalization_optimization_mode")) > 1:
+        graphs["O"] = level
+    if vtcm := _chosen(options, "vtcm_mb"):
+        graphs["vtcm_mb"] = vtcm
+    core: dict[str, object] = {"core_id": 0}
+    if (mode := options.get("htp_performance_mode", "burst")) != "default":
+        core["perf_profile"] = mode
+    if latency := _chosen(options, "rpc_control_latency"):
+        core["rpc_control_latency"] = latency
     device: dict[str, object] = {
         "dsp_arch": place.soc.hexagon.lower(),
         "pd_session": place.spec.process_domain,
         "cores": [core],
     }
     return {"graphs": [graphs], "devices": [device]}
+
+
+def _chosen(options: Mapping[str, str], name: str) -> int:
+    """Return an option's number; 0 where it is left to the vendor, which in the settings file is to say nothing."""
+    return int(options.get(name, "0"))

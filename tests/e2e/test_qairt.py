@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 from pytest_devicelab.devices.adb import AdbDevice
@@ -18,8 +20,9 @@ from pytest_devicelab.evidence.record import ModelIdentity, RunRecord
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.attempts import run_on_device
 from pytest_devicelab.lab.request import RunRequest
-from pytest_devicelab.matrix.specs import LogProfile, MeasureSpec, log_profile
-from pytest_devicelab.runtimes.inputs import load_inputs
+from pytest_devicelab.matrix.specs import HealthSpec, LogProfile, MeasureSpec, log_profile
+from pytest_devicelab.runtimes.host import run_on_host
+from pytest_devicelab.runtimes.inputs import Arrays, load_inputs
 from tests.e2e.stub_sdk import AARCH64, TRANSCRIPT, X86_64, build_sdk, elf
 from tests.e2e.virtual_lab import VirtualLab
 
@@ -51,7 +54,8 @@ def run(virtual_lab: VirtualLab, tmp_path: Path, tmp_path_factory: pytest.TempPa
             process_domain=facts.pop("process_domain", "unsigned"),
             runners=facts.pop("runners", {}),
         )
-        path = FIXTURES / "digits_cnn" / "int8.onnx"
+        path: Path = facts.pop("path", FIXTURES / "digits_cnn" / "int8.onnx")
+        inputs: Arrays | None = facts.pop("inputs", None)
         plan: MeasureSpec | None = facts.pop("measure", None)
         request = RunRequest(
             id="cnn",
@@ -59,12 +63,13 @@ def run(virtual_lab: VirtualLab, tmp_path: Path, tmp_path_factory: pytest.TempPa
             path=path,
             runtime="qnn",
             options={"offload_graph_io_quantization": "0", **facts},
-            inputs=load_inputs(FIXTURES / "digits_eval.npz", samples=3),
+            inputs=inputs or load_inputs(FIXTURES / "digits_eval.npz", samples=3),
             purpose="measure" if plan else "evaluate",
             logging=LogProfile(level="off") if plan else log_profile("verbose"),
             timeout_s=60,
             measure=plan,
             qairt_sdk=sdk,
+            health=HealthSpec(min_free_mib=1),
         )
         store = SessionStore.create(tmp_path / "reports", f"session{len(list(tmp_path.glob('reports/s*')))}")
         device = AdbDevice(spec, virtual_lab.transport("s24"))
@@ -143,9 +148,65 @@ def test_the_bits_are_those_of_the_devices_own_runner(run: Run, sdk: Path, trans
     assert transcript.exists()
 
 
+def test_integers_go_in_as_they_are_and_are_named_with_their_graph(
+    run: Run, sdk: Path, transcript: Path, tmp_path: Path
+) -> None:
+    """The real runner takes `GRAPH:A,B`, and without it reads the file as float32."""
+    path = _of_codes(tmp_path / "codes.onnx")
+    inputs = {"codes": np.arange(192, dtype=np.uint8).reshape(3, 1, 8, 8)}
+    record = run(sdk, path=path, inputs=inputs)
+    assert record.status == "ok", record.error
+    words = [line.removeprefix("word ") for line in transcript.read_text().splitlines()]
+    (native,) = (word for word in words if word.startswith("--native_input_tensor_names="))
+    graph, _, names = native.partition("=")[2].partition(":")
+    assert (names, f'"{graph}"' in transcript.read_text()) == ("codes", True)
+    store = SessionStore.open(tmp_path / "reports/session0")
+    found = store.read_output(record.outputs[0]).astype(np.float64)
+    np.testing.assert_allclose(found, run_on_host(path, inputs)["logits"].astype(np.float64), atol=0.0709)
+
+
+def _of_codes(path: Path) -> Path:
+    """Write the CNN without its first node: it takes what that node would give."""
+    model = onnx.load(FIXTURES / "digits_cnn/int8.onnx")
+    first = next(node for node in model.graph.node if node.input[0] == "image")
+    assert first.op_type == "QuantizeLinear"
+    model.graph.node.remove(first)
+    for node in model.graph.node:
+        node.input[:] = ["codes" if name == first.output[0] else name for name in node.input]
+    model.graph.input[0].name = "codes"
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    onnx.save(model, path)
+    return path
+
+
+def test_a_phone_without_a_runner_is_told_of_the_sdk(run: Run) -> None:
+    record = run(None, runners={"qnn": "/data/local/tmp/not-there"})
+    assert record.status == "failed"
+    assert "exited with 127" in record.error
+    assert "let `qairt_sdk` in the matrix name Qualcomm's SDK" in record.error
+
+
 def test_a_second_run_pushes_no_library_again(run: Run, sdk: Path) -> None:
     run(sdk)
     assert run(sdk).transfers.pushed_bytes == 0
+
+
+def test_room_is_needed_for_what_is_not_there_yet(run: Run, sdk: Path, virtual_lab: VirtualLab) -> None:
+    library = sdk / "lib/aarch64-android/libQnnHtp.so"
+    library.write_bytes(elf(AARCH64, bytes(3_000_000)))
+    virtual_lab.tell("s24", "fault disk_full free_bytes=2000000")
+    try:
+        refused = run(sdk)
+        virtual_lab.tell("s24", "fault clear disk_full")
+        assert run(sdk).status == "ok"
+        virtual_lab.tell("s24", "fault disk_full free_bytes=2000000")
+        again = run(sdk)
+    finally:
+        virtual_lab.tell("s24", "fault clear disk_full")
+    assert refused.status == "failed"
+    assert "no room for the model and the runner's files" in refused.error
+    assert refused.transfers.pushed_bytes == 0
+    assert again.status == "ok", again.error
 
 
 def _drop(place: str) -> Callable[[Path], None]:
