@@ -52,6 +52,13 @@ def model_spec(request: pytest.FixtureRequest, lab_session: LabSession) -> Model
 
 
 @pytest.fixture(scope="session")
+def measured_spec(request: pytest.FixtureRequest, lab_session: LabSession) -> ModelSpec:
+    """One model of the matrix that asks to be measured."""
+    spec: ModelSpec = request.param
+    return spec
+
+
+@pytest.fixture(scope="session")
 def network_spec(request: pytest.FixtureRequest, lab_session: LabSession) -> NetworkSpec:
     """One network in all the forms that the matrix has of it."""
     spec: NetworkSpec = request.param

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from pytest_devicelab.matrix.specs import DeviceSpec, ModelSpec, NetworkSpec
 
 # The public fixture, and the one beneath it that carries the parameter.
-_PARAMETERS = {"model": "model_spec", "network": "network_spec", "device": "device_spec"}
+_PARAMETERS = {
+    "model": "model_spec",
+    "measured": "measured_spec",
+    "network": "network_spec",
+    "device": "device_spec",
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -23,6 +28,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     specs: dict[str, Sequence[ModelSpec | NetworkSpec | DeviceSpec]] = {
         "model": state.matrix.models,
+        "measured": state.matrix.measured,
         "network": state.matrix.networks,
         "device": state.devices,
     }

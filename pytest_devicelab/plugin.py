@@ -21,7 +21,7 @@ from pytest_devicelab.errors import (
     UserError,
     VerdictFailed,
 )
-from pytest_devicelab.state import STATE
+from pytest_devicelab.state import STATE, State
 
 if TYPE_CHECKING:
     from pytest_devicelab.state import State
@@ -32,11 +32,17 @@ _SHOWN = {_INCONCLUSIVE: ("I", {"yellow": True}), _FLAKY: ("~", {"purple": True}
 
 
 class _SuiteModule(pytest.Module):
-    """The standard suite. What the user's own tests are called (`python_functions`) must not make it vanish."""
+    """The standard suite. What the user's own tests are called (`python_functions`) must not make it vanish.
+
+    Attributes:
+        needless: functions that would look at nothing.
+    """
+
+    needless: tuple[str, ...] = ()
 
     def funcnamefilter(self, name: str) -> bool:
         """Say whether a function is one of the suite's tests."""
-        return name.startswith("test_")
+        return name.startswith("test_") and name not in self.needless
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -121,22 +127,18 @@ def pytest_collection_modifyitems(
 
     module = _SuiteModule.from_parent(session, path=SUITE, name="devicelab", nodeid="devicelab")
     module.obj = suite
-    # One device has nothing to agree with, and one form of a network nothing to compare it with: tests of that
-    # would be inconclusive every time.
-    needless = ("test_agreement",) * (len(state.devices) < 2) + ("test_network",) * (
-        not state.matrix.networks
+    module.needless = _needless(state)
+    items.extend(session.genitems(module))
+
+
+def _needless(state: State) -> tuple[str, ...]:
+    """Name the tests of the suite that have nothing to look at, and would be inconclusive or skipped every time."""
+    matrix = state.matrix
+    return (
+        *(("test_agreement",) if len(state.devices) < 2 else ()),  # one device has nothing to agree with
+        *(("test_network",) if not matrix.networks else ()),
+        *(("test_measurements",) if not matrix.measured else ()),
     )
-    for item in session.genitems(module):
-        if not item.name.startswith(needless) and _asked_for(item):
-            items.append(item)
-
-
-def _asked_for(item: pytest.Item) -> bool:
-    """Say whether the matrix wants a test of the suite: it measures only what has `measure:`."""
-    if not item.name.startswith("test_measurements["):
-        return True
-    parameters = getattr(getattr(item, "callspec", None), "params", {})
-    return parameters["model_spec"].measure is not None
 
 
 def pytest_runtestloop(session: pytest.Session) -> None:

@@ -47,12 +47,12 @@ def test_accuracy(
 
 
 def test_measurements(
-    lab_session: LabSession, model_spec: ModelSpec, device_spec: DeviceSpec, conclude: Conclude
+    lab_session: LabSession, measured_spec: ModelSpec, device_spec: DeviceSpec, conclude: Conclude
 ) -> None:
     """Its time is measured, as the matrix asks for; so are memory and energy, where the device shows them."""
     from pytest_devicelab.verdicts.measured import judge_measured
 
-    conclude(judge_measured(lab_session.measure(device_spec, model_spec)))
+    conclude(judge_measured(lab_session.measure(device_spec, measured_spec)))
 
 
 def test_agreement(lab_session: LabSession, model_spec: ModelSpec, fleet: Fleet, conclude: Conclude) -> None:

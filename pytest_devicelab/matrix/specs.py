@@ -330,6 +330,11 @@ class MatrixSpec:
     notes: tuple[str, ...] = ()
 
     @property
+    def measured(self) -> tuple[ModelSpec, ...]:
+        """The models that ask to be measured, in the order of the matrix."""
+        return tuple(model for model in self.models if model.measure is not None)
+
+    @property
     def networks(self) -> tuple[NetworkSpec, ...]:
         """The networks that models name, in the order of the matrix."""
         members: dict[str, list[ModelSpec]] = {}

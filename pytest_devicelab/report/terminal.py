@@ -52,15 +52,16 @@ def summarize(session: Session, width: int, *, folder: str | None = None) -> lis
     room -= len(alarms)
     fallbacks = limited("Fell back to the CPU", _fallbacks(session, width), room // 3, "fallback")
     room -= len(fallbacks)
+    networks = limited("One network in several forms", _networks(session, width), room // 4, "answer")
+    room -= len(networks)
     losses = limited("What was lost, and to what", _losses(session, width), room // 3, "loss")
     room -= len(losses)
-    networks = limited("One network in several forms", _networks(session, width), room // 3, "network")
-    room -= len(networks)
     measured = limited(_measured_title(session), _measured(session, width), room // 3, "measurement")
     room -= len(measured)
     fused = _fusions(session, width)
-    # Two lines say at least how many fusions there are.
-    classes = limited(_PARTED, _classes(session, width), room - 2 * bool(fused), "comparison")
+    # Five lines show the first of the fusions, and how many more there are.
+    reserved = min(5, 1 + sum(map(len, fused))) if fused else 0
+    classes = limited(_PARTED, _classes(session, width), room - reserved, "comparison")
     fusions = limited(_fused_title(session), fused, room - len(classes), "model")
     kept = [
         section
@@ -174,10 +175,7 @@ def _losses(session: Session, width: int) -> list[Entry]:
 
 def _networks(session: Session, width: int) -> list[Entry]:
     """Say what the forms of each network have to do with each other."""
-    return [
-        [line for sentence in found.answer for line in wrapped(sentence, width, "plain")]
-        for found in session.networks
-    ]
+    return [wrapped(sentence, width, "plain") for found in session.networks for sentence in found.answer]
 
 
 def _measured(session: Session, width: int) -> list[Entry]:

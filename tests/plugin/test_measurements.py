@@ -34,7 +34,9 @@ def test_what_the_matrix_wants_measured_is_measured_and_shown(project: Project) 
 
 def test_nobody_measures_what_the_matrix_does_not_ask_for(project: Project) -> None:
     project.write(cpu("g4"))
-    assert "measurements" not in project.run("--collect-only", "-q").stdout.str()
+    result = project.run("--collect-only", "-q")
+    assert "measurements" not in result.stdout.str()
+    result.stdout.fnmatch_lines(["3 tests collected*"])  # no test is counted that is left out
 
 
 def test_a_runner_that_cannot_be_timed_is_not_green(project: Project) -> None:

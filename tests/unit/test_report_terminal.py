@@ -7,6 +7,7 @@ import pytest
 
 from pytest_devicelab.report.assemble import assemble
 from pytest_devicelab.report.lines import Line
+from pytest_devicelab.report.networks import NetworkEntry
 from pytest_devicelab.report.session import MissingDevice, Session
 from pytest_devicelab.report.terminal import MAX_LINES, summarize
 from pytest_devicelab.verdicts.verdict import Verdict
@@ -67,6 +68,18 @@ def test_silicon_is_not_called_simulated(found: Session) -> None:
     silicon = tuple(dataclasses.replace(device, simulated=False) for device in found.devices)
     lines = summarize(dataclasses.replace(found, devices=silicon, simulated=False), 160)
     assert "sim" not in text(lines).lower()
+
+
+def test_a_network_is_answered_as_far_as_there_is_room(found: Session) -> None:
+    answer = tuple(f"form {number} against form 0: other values on 7 of 7 devices" for number in range(1, 31))
+    network = NetworkEntry(network="digits", forms=(), rivals=(), on_devices=(), answer=answer)
+    lines = summarize(dataclasses.replace(found, networks=(network,)), 100)
+    shown = [line.text for line in lines if line.text in answer]
+    assert shown == list(answer[: len(shown)])
+    assert shown
+    assert line_with(lines, f"… and {30 - len(shown)} more answers in report.html")
+    assert line_with(lines, "Fell back to the CPU"), "what follows has room too"
+    assert line_with(lines, "one HTP op")
 
 
 def test_sentences_are_wrapped_and_not_cut(found: Session) -> None:
