@@ -102,6 +102,10 @@ class TransferError(InfrastructureError):
     """A push or pull did not arrive whole."""
 
 
+class SessionEnded(InfrastructureError):
+    """The session ended while a run elsewhere was waited for: it leaves no record, and a resumed session asks again."""
+
+
 class Unfit(InfrastructureError):
     """The device is too hot, too empty or too full to be used: it answers, and neither a reset nor a retry helps."""
 

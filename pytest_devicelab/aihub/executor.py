@@ -14,10 +14,10 @@ from pytest_devicelab.aihub.account import account_file, read_account
 from pytest_devicelab.aihub.edge import HubEdge, require_client
 from pytest_devicelab.aihub.ledger import JobLedger, Patience, patiently
 from pytest_devicelab.aihub.messages import HubDevice
-from pytest_devicelab.aihub.outcome import Deadline, HubRefused, SessionEnded
+from pytest_devicelab.aihub.outcome import Deadline, HubRefused
 from pytest_devicelab.aihub.run import HubRun
 from pytest_devicelab.aihub.selection import choose, hub_attributes, identity
-from pytest_devicelab.errors import InfrastructureError, UserError
+from pytest_devicelab.errors import InfrastructureError, SessionEnded, UserError
 from pytest_devicelab.evidence.record import Attempt, RunRecord
 from pytest_devicelab.lab.executor import ExecutorContext
 from pytest_devicelab.lab.request import RunRequest

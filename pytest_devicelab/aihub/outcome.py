@@ -49,10 +49,6 @@ class HubJobFailed(InfrastructureError):
     """A job ended as failed, and not because of the model."""
 
 
-class SessionEnded(InfrastructureError):
-    """The session ended while a job was waited for; it goes on in the cloud."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadline:
     """The end of our patience, on the monotonic clock."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from pytest_devicelab.cluster.names import beside_of
 from pytest_devicelab.cluster.parcel import Parcel, pack
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence.store import SessionStore
@@ -15,6 +16,7 @@ from pytest_devicelab.lab.address import LabAddress
 from pytest_devicelab.lab.lab import Lab
 from pytest_devicelab.lab.local import LocalExecutor
 from pytest_devicelab.lab.request import RunRequest
+from pytest_devicelab.lab.retry import RetryQuota
 from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.runtimes.qairt import find_sdk
 
@@ -42,13 +44,16 @@ class Carrier:
         with self._lab.lease(self._spec):
             pass  # whoever takes a lease clears up first
 
-    def carry(self, request: RunRequest, files: Mapping[str, bytes], session: str) -> Parcel:
+    def carry(
+        self, request: RunRequest, files: Mapping[str, bytes], session: str, retries_used: int
+    ) -> Parcel:
         """Carry a run out and return it with its evidence.
 
         Args:
             request: the run; its `path` is a name in `files`.
             files: the model, and weights it keeps in files of their own, by their path beside it.
             session: id of the controller's session.
+            retries_used: how many retries that session has taken.
         """
         with tempfile.TemporaryDirectory(prefix="dl-unit-") as folder:
             root = Path(folder)
@@ -59,10 +64,11 @@ class Carrier:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(content)
             store = SessionStore.create(root / "reports", session)
+            RetryQuota(store.root, request.retries).use(retries_used)
             local = replace(
                 request,
                 path=root / "model" / request.path.name,
-                unit="",
+                unit=beside_of(request.unit),
                 qairt_sdk=find_sdk(None, os.environ) if self._spec.kind == "adb" else None,
             )
             executor = LocalExecutor(self._lab, store, cache=self._cache, progress=lambda text: None)

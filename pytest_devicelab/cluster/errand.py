@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import Any
 from pytest_devicelab.cluster.head import HeadWatch
 from pytest_devicelab.cluster.parcel import Parcel
 from pytest_devicelab.cluster.unit import WATCH
-from pytest_devicelab.errors import DeadlineExceeded
+from pytest_devicelab.errors import DeadlineExceeded, InfrastructureError, SessionEnded
 from pytest_devicelab.lab.request import RunRequest
 
 _BEAT_S = 1.0
@@ -28,13 +29,16 @@ def send(
     files: Mapping[str, bytes],
     session: str,
     *,
+    retries_used: int,
     head: HeadWatch,
+    ended: threading.Event,
     name: str,
     allowed_s: float,
 ) -> Parcel:
     """Have a unit carry a run out, and return what it answers.
 
-    However this ends without an answer, by the deadline, a lost head or Ctrl-C, the run is ended on the lab host too.
+    However this ends without an answer, by the deadline, a lost head or the end of the session, the run is ended on the
+    lab host too.
 
     Args:
         ray: the module, connected.
@@ -42,42 +46,62 @@ def send(
         request: the run.
         files: the model's, by their path beside it.
         session: id of ours.
+        retries_used: how many retries that session has taken.
         head: tells when there is no cluster any more.
+        ended: set when nobody waits for runs any more.
         name: of the unit, for people.
         allowed_s: how long it may take with all runs that are before it.
 
     Raises:
         DeadlineExceeded: there is no answer in time; says whether the lab host has ended the run.
-        InfrastructureError: the head is lost.
-        RayError: the unit is lost, or could not carry the run out.
+        SessionEnded: the session has.
+        InfrastructureError: the head is lost, or the lab host could not carry the run out.
+        RayError: the unit is lost.
     """
     ticket = secrets.token_hex(8)
     deadline = time.monotonic() + allowed_s
     unit.beat.options(concurrency_group=WATCH).remote(ticket)
-    answer = unit.run.remote(ticket, request, files, session)
+    answer = unit.run.remote(ticket, request, files, session, retries_used)
     try:
         while not ray.wait([answer], timeout=_BEAT_S)[0]:
             if head.lost:
                 raise head.error()
+            if ended.is_set():
+                raise session_ended(name)
             if time.monotonic() >= deadline:
                 break
             unit.beat.options(concurrency_group=WATCH).remote(ticket)
         else:
             parcel: Parcel = ray.get(answer)
             return parcel
+    except ray.exceptions.RayTaskError as error:
+        raise InfrastructureError(
+            f"the lab host of {name} could not carry the run out",
+            why=str(error.cause if error.cause is not None else error)[-500:],
+            fix="see the logs of Ray on that lab host, which has to have the same version of pytest-devicelab",
+        ) from None
     except ray.exceptions.RayError:
         raise
     except BaseException:
         unit.cancel.options(concurrency_group=WATCH).remote(ticket)
         raise
     unit.cancel.options(concurrency_group=WATCH).remote(ticket)
-    ended = bool(ray.wait([answer], timeout=_ENDING_S)[0])
+    said = bool(ray.wait([answer], timeout=_ENDING_S)[0])
     raise DeadlineExceeded(
         f"no answer from {name} within {allowed_s:g} s",
         why="the run was ended there"
-        if ended
+        if said
         else f"its host did not say within {_ENDING_S:g} s that it ended the run",
         fix="see what that lab host does",
+    )
+
+
+def session_ended(where: str) -> SessionEnded:
+    """Return the error of a run that nobody waits for any more, for a unit or a kind of unit."""
+    return SessionEnded(
+        f"the session ended while a run was waited for, on {where}",
+        why="pytest was interrupted, or no test asks for it any more",
+        fix="resume the session: it is made then",
     )
 
 

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from pytest_devicelab.cluster.errand import loads, send
+from pytest_devicelab.cluster.errand import send
 from pytest_devicelab.cluster.head import HeadWatch
-from pytest_devicelab.cluster.names import chip_of, host_of, make_of
-from pytest_devicelab.cluster.parcel import read, unpack
-from pytest_devicelab.cluster.ray_edge import NAMESPACE, answers, connect, require_ray, within
-from pytest_devicelab.errors import DeviceLost, InfrastructureError, UserError
+from pytest_devicelab.cluster.names import host_of
+from pytest_devicelab.cluster.parcel import Parcel, read, unpack
+from pytest_devicelab.cluster.ray_edge import answers, connect, require_ray, within
+from pytest_devicelab.cluster.roster import Roster
+from pytest_devicelab.cluster.tries import Tries
+from pytest_devicelab.errors import InfrastructureError, SessionEnded, UserError
 from pytest_devicelab.evidence.record import RunRecord
 from pytest_devicelab.lab.executor import ExecutorContext
 from pytest_devicelab.lab.request import RunRequest, unreached
+from pytest_devicelab.lab.retry import RetryQuota
 from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.virtual.onnx_model import external_files, load_model
 
 # Failures of a device that is not there; see lab/retry.py.
 _GONE = frozenset({"lost", "absent", "quarantined", "adb"})
-_LIST_S = 20.0
-# Whoever has the unit before us may be at it for as long as a run of ours takes, and there may be several.
+# Runs of other sessions may be before ours at its unit, several of them, and each may take as long as ours.
 _QUEUE = 5
 _MARGIN_S = 120.0
 _LEAVE_S = 20.0
+_NOTHING = Parcel(record=b"", files={}, arrays={})
 
 
 class ClusterExecutor:
@@ -54,9 +57,8 @@ class ClusterExecutor:
         self._store = context.store
         self._progress = context.progress
         self._connecting = threading.Lock()
-        self._guard = threading.Lock()
-        self._busy: Counter[str] = Counter()
-        self._lost: dict[str, str] = {}
+        self._ended = threading.Event()
+        self._roster = Roster(self._address, self._progress)
         self._head: HeadWatch | None = None
 
     @staticmethod
@@ -65,7 +67,9 @@ class ClusterExecutor:
         require_ray()
 
     def close(self) -> None:
-        """Leave the cluster to the next session of this process."""
+        """Wait for no more runs, which are ended where they are; the next session of this process gets the cluster."""
+        self._ended.set()
+        self._roster.close()
         if self._head is not None:
             self._head.close()
 
@@ -77,44 +81,57 @@ class ClusterExecutor:
             known = self._store.read_record(request.id)
             if known is not None:
                 return known
+            tries = Tries(self._store.run_folder(request.id))
             try:
-                return self._send(spec, request)
+                return self._make(spec, request, tries)
+            except SessionEnded as ended:
+                # No record: whoever resumes the session makes the run.
+                return unreached(spec, request, self._store.id, ended)
             except InfrastructureError as error:
-                record = unreached(spec, request, self._store.id, error)
+                _, record = tries.before(_NOTHING, unreached(spec, request, self._store.id, error))
                 self._store.write_record(record)
                 return record
 
-    def _send(self, spec: DeviceSpec, request: RunRequest) -> RunRecord:
+    def _make(self, spec: DeviceSpec, request: RunRequest, tries: Tries) -> RunRecord:
+        """Send a run to one unit after the other, until one has not gone away in it."""
         ray, head = self._connect()
-        allowed_s = _QUEUE * request.timeout_s * (1 + request.retries.per_run) + _MARGIN_S
         files = _model_files(request.path)
+        allowed_s = _QUEUE * request.timeout_s * (1 + request.retries.per_run) + _MARGIN_S
+        quota = RetryQuota(self._store.root, request.retries)
         while True:
-            name, unit = self._take(ray, spec, request.unit)
+            name, unit = self._roster.take(ray, head, spec, request.unit)
             self._progress(f"device={spec.id} model={request.model.id} {request.purpose}: sent to {name}")
+            started, clock = datetime.now(UTC).isoformat(timespec="milliseconds"), time.monotonic()
             try:
                 parcel = send(
-                    ray, unit, request, files, self._store.id, head=head, name=name, allowed_s=allowed_s
+                    ray,
+                    unit,
+                    request,
+                    files,
+                    self._store.id,
+                    retries_used=quota.used(),
+                    head=head,
+                    ended=self._ended,
+                    name=name,
+                    allowed_s=allowed_s,
                 )
                 record = read(parcel, run_id=request.id, host=host_of(name))
-            except ray.exceptions.RayTaskError as error:
-                raise InfrastructureError(
-                    f"device {spec.id}: lab host {host_of(name)} could not carry the run out",
-                    why=str(error.cause if error.cause is not None else error)[-500:],
-                    fix="see that the lab host has the same version of pytest-devicelab",
-                ) from None
             except ray.exceptions.RayError as error:  # its host died, or what it had made went with it
                 if not answers(self._address):
                     raise head.error() from None
-                self._lose(name, str(error).splitlines()[0][:200])
+                why = str(error).splitlines()[0][:200]
+                self._roster.lose(name, why)
+                tries.lost(name, why, started=started, duration_s=round(time.monotonic() - clock, 3))
                 continue
             finally:
-                with self._guard:
-                    self._busy[name] -= 1
+                self._roster.let_go(name)
+            quota.use(len(record.attempts) - 1)
             if _unit_gone(record):
-                self._lose(name, record.error.splitlines()[0][:200])
-                if self._equals(ray, spec):
+                self._roster.lose(name, record.error.splitlines()[0][:200])
+                if self._roster.equals(ray, spec):
+                    tries.keep(parcel, record, name)
                     continue
-            return unpack(parcel, record, spec, self._store, unit=name)
+            return unpack(*tries.before(parcel, record), spec, self._store, unit=name)
 
     def _connect(self) -> tuple[Any, HeadWatch]:
         """Return the module `ray`, connected, and who watches the head of the cluster."""
@@ -131,68 +148,9 @@ class ClusterExecutor:
         """Disconnect from a cluster without a head, when the runs that were on their way have failed."""
         import ray
 
-        deadline = time.monotonic() + _LEAVE_S
-        while self._under_way() and time.monotonic() < deadline:
-            time.sleep(0.1)
+        self._roster.wait_idle(_LEAVE_S)
         with suppress(InfrastructureError):
             within(_LEAVE_S, ray.shutdown, what=f"Ray does not leave the cluster at {self._address}")
-
-    def _under_way(self) -> bool:
-        with self._guard:
-            return any(self._busy.values())
-
-    def _lose(self, name: str, why: str) -> None:
-        with self._guard:
-            self._lost[name] = why
-        self._progress(f"lost {name}; looking for an equal unit")
-
-    def _take(self, ray: Any, spec: DeviceSpec, wanted: str) -> tuple[str, Any]:
-        """Return the unit that is wanted, else the equal one that has least to do, and its name.
-
-        Raises:
-            DeviceLost: none is left; quotes those that were lost.
-        """
-        units: dict[str, Any] = {}
-        for name in self._equals(ray, spec):
-            with suppress(ValueError):  # it ended meanwhile
-                units[name] = ray.get_actor(name, namespace=NAMESPACE)
-        waited = loads(ray, units) if len(units) > 1 else dict.fromkeys(units, 0.0)
-        with self._guard:
-            # Two threads that look at the same time see the same load: what we sent ourselves counts at once.
-            least = sorted(
-                units, key=lambda name: (name != wanted, max(waited[name], self._busy[name]), name)
-            )
-            if least:
-                self._busy[least[0]] += 1
-                return least[0], units[least[0]]
-            chip = spec.soc.name if spec.soc else None
-            lost = "; ".join(f"{name}: {why}" for name, why in self._lost.items() if chip_of(name) == chip)
-        raise DeviceLost(
-            f"device {spec.id}: no unit with chip {chip} is in the cluster at {self._address}",
-            why=f"lost: {lost}" if lost else "no lab host has joined with one",
-            fix="say `devicelab lab join` on a host that has one",
-        )
-
-    def _equals(self, ray: Any, spec: DeviceSpec) -> list[str]:
-        """Return the units that may stand for a device: of its chip, and all of one make, phones before simulators.
-
-        A unit that was lost still says which make is meant: a simulator never takes over from a phone.
-        """
-        chip = spec.soc.name if spec.soc else None
-        found = within(
-            _LIST_S,
-            lambda: [
-                str(each["name"])
-                for each in ray.util.list_named_actors(all_namespaces=True)
-                if each["namespace"] == NAMESPACE
-            ],
-            what=f"the Ray cluster at {self._address} does not say who is in it",
-        )
-        with self._guard:
-            lost = set(self._lost)
-        known = [name for name in {*found, *lost} if chip_of(name) == chip]
-        make = min((make_of(name) for name in known), default=None)
-        return [name for name in known if make_of(name) == make and name not in lost]
 
 
 def _unit_gone(record: RunRecord) -> bool:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import subprocess
 import sys
 import threading
@@ -17,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from pytest_devicelab.cluster.head import HeadWatch
-from pytest_devicelab.cluster.names import unit_name
+from pytest_devicelab.cluster.names import new_host_name, unit_name
 from pytest_devicelab.cluster.ray_edge import NAMESPACE, connect, require_ray
 from pytest_devicelab.cluster.unit import WATCH, Unit
-from pytest_devicelab.errors import InfrastructureError
+from pytest_devicelab.errors import InfrastructureError, UserError
 from pytest_devicelab.lab.address import LabAddress
 from pytest_devicelab.lab.scratch import Scratch
 from pytest_devicelab.lab.services import LabServices
@@ -50,11 +48,18 @@ def join(
         stop: ends it.
 
     Raises:
-        UserError: Ray is not installed.
+        UserError: Ray is not installed, or nothing says which chip a device has.
         InfrastructureError: the cluster or the lab does not come up, or the head or this host's node is gone.
     """
     require_ray()
-    host = f"{os.uname().nodename}-{secrets.token_hex(2)}"
+    unknown = next((spec for spec in devices if spec.soc is None), None)
+    if unknown is not None:
+        raise UserError(
+            f"{unknown.source}: device {unknown.id} cannot be offered",
+            why="controllers ask for chips, and the matrix does not say which this one has",
+            fix="add soc, such as soc: SM8650; `devicelab suggest` says what is attached",
+        )
+    host = new_host_name(matrix.path)
     with ExitStack() as stack:
         singles = tuple(single for spec in devices for single in units_of(spec))
         scratch = Scratch()
@@ -71,7 +76,14 @@ def join(
         units = [
             _offer(ray, node_id, host, spec, address_here, cache) for spec in singles
         ]  # held on to: an actor ends when nobody does
-        ray.get([unit.alive.remote() for unit in units], timeout=_UNIT_TIMEOUT_S)
+        try:
+            ray.get([unit.alive.remote() for unit in units], timeout=_UNIT_TIMEOUT_S)
+        except ray.exceptions.RayError as error:
+            raise InfrastructureError(
+                f"lab host {host}: its units did not come up",
+                why=str(error)[-500:],
+                fix="see Ray's logs below /tmp/ray on this host",
+            ) from None
         ready(host, tuple(unit_name(host, spec) for spec in singles))
         # Ray would end this process without a word, and what it started would be left behind.
         head = HeadWatch(address, leave=lambda: None)
@@ -110,7 +122,7 @@ def _node(
     """Run a Ray node that advertises this host's devices by chip, for the duration of a block."""
     chips = Counter(f"devicelab_{spec.soc.name if spec.soc else 'unknown'}" for spec in devices)
     resources = {name.replace(" ", "_"): count for name, count in chips.items()} | {_mark(host): 1}
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}", "--block"]
+    command = [sys.executable, "-m", "pytest_devicelab.cluster.node", f"--address={address}"]
     command += [
         "--num-cpus=0",
         "--num-gpus=0",
@@ -118,11 +130,13 @@ def _node(
         f"--resources={json.dumps(resources)}",
     ]
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file)
+    assert process.stdin is not None
     try:
         yield process
     finally:
         process.terminate()
+        process.stdin.close()
         try:
             process.wait(15)
         except subprocess.TimeoutExpired:

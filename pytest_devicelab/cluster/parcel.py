@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pytest_devicelab.cluster.names import host_of
+from pytest_devicelab.cluster.names import host_of, serial_of
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence import codec
 from pytest_devicelab.evidence.record import RunRecord
@@ -76,15 +76,14 @@ def unpack(
         record: the record in it.
         spec: the device as the controller's matrix has it.
         store: the controller's.
-        unit: name of the unit it came from; it takes the place of the serial, which only its host knows.
+        unit: name of the unit it came from; what lasts of it goes before the serial.
 
     Raises:
         InfrastructureError: a file is named elsewhere, or an output is damaged or missing.
     """
     host = host_of(unit)
     folder = store.run_folder(record.id)
-    for name, content in parcel.files.items():
-        _write(folder, name, content, host)
+    write_evidence(folder, parcel.files, host)
     for sha256, content in parcel.arrays.items():
         array = _read_array(content, host)
         if tensor_sha256(array) != sha256:
@@ -101,22 +100,30 @@ def unpack(
     record = replace(
         record,
         session=store.id,
-        device=replace(record.device, id=spec.id, kind=spec.kind, serial=unit),
+        device=replace(
+            record.device, id=spec.id, kind=spec.kind, serial=serial_of(unit, record.device.serial)
+        ),
         telemetry={**record.telemetry, **here},
     )
     store.write_record(record)
     return record
 
 
-def _write(folder: Path, name: str, content: bytes, host: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise InfrastructureError(
-            f"lab host {host} sent a file named {name[:80]!r}",
-            why="evidence lies in its run's own folder, by a plain name",
-            fix="see what runs on that host",
-        )
-    (folder / name).parent.mkdir(exist_ok=True)
-    (folder / name).write_bytes(content)
+def write_evidence(folder: Path, files: Mapping[str, bytes], host: str) -> None:
+    """Write files that came from a lab host into the folder of their run.
+
+    Raises:
+        InfrastructureError: one is named elsewhere.
+    """
+    for name, content in files.items():
+        if not _NAME.fullmatch(name):
+            raise InfrastructureError(
+                f"lab host {host} sent a file named {name[:80]!r}",
+                why="evidence lies in its run's own folder, by a plain name",
+                fix="see what runs on that host",
+            )
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
 
 
 def _read_array(content: bytes, host: str) -> np.ndarray:

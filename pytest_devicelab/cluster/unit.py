@@ -48,7 +48,14 @@ class Unit:
 
         return bool(ray.get(self._carrier.ready.remote()))
 
-    def run(self, ticket: str, request: RunRequest, files: Mapping[str, bytes], session: str) -> Parcel:
+    def run(
+        self,
+        ticket: str,
+        request: RunRequest,
+        files: Mapping[str, bytes],
+        session: str,
+        retries_used: int,
+    ) -> Parcel:
         """Carry a run out and return it with its evidence.
 
         Args:
@@ -56,6 +63,7 @@ class Unit:
             request: the run; its `path` is a name in `files`.
             files: the model, and weights it keeps in files of their own, by their path beside it.
             session: id of the controller's session.
+            retries_used: how many retries that session has taken.
 
         Raises:
             InfrastructureError: nobody waits for it any more, or its process died.
@@ -66,7 +74,7 @@ class Unit:
             self._heard.setdefault(ticket, time.monotonic())
         try:
             self._require_wanted(ticket)  # it may have waited here for longer than its controller lived
-            answer = self._carrier.carry.remote(request, files, session)
+            answer = self._carrier.carry.remote(request, files, session, retries_used)
             self._wait(ticket, answer)
             parcel: Parcel = ray.get(answer)
             return parcel

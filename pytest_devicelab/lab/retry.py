@@ -92,6 +92,15 @@ class RetryQuota:
             )
         return ""
 
+    def used(self) -> int:
+        """Return how many tries the session has taken."""
+        return sum(1 for _ in self._folder.glob("[0-9]*"))
+
+    def use(self, tries: int) -> None:
+        """Take tries that were made already, in another store's name, as far as there are any left."""
+        for _ in range(tries):
+            self._take()
+
     def _take(self) -> bool:
         try:
             self._folder.mkdir(exist_ok=True)

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from pytest_devicelab.cluster.errand import loads, send
-from pytest_devicelab.cluster.names import chip_of
+from pytest_devicelab.cluster.names import chip_of, serial_of
 from pytest_devicelab.cluster.ray_edge import NAMESPACE, answers, connect
 from pytest_devicelab.evidence.record import RunRecord
 from pytest_devicelab.evidence.store import SessionStore
@@ -414,8 +414,9 @@ def test_a_run_past_its_deadline_is_ended_on_its_host(
     _until(lambda: _is_let_go(cluster))
 
 
-def test_a_run_whose_controller_was_killed_is_ended_on_its_host(
-    matrix: MatrixSpec, cluster: Cluster, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_whose_controller_ends_is_ended_on_its_host(
+    matrix: MatrixSpec, cluster: Cluster, tmp_path: Path, number: signal.Signals
 ) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     controller = subprocess.Popen(
@@ -435,9 +436,13 @@ def test_a_run_whose_controller_was_killed_is_ended_on_its_host(
     try:
         _until(lambda: bool(_runners()))
         assert not _is_let_go(cluster)
+        controller.send_signal(number)
+        # The held run would end after ten minutes.
+        assert controller.wait(60) == (-number if number == signal.SIGKILL else pytest.ExitCode.INTERRUPTED)
     finally:
         _end(controller)
     _until(lambda: _is_let_go(cluster))
+    assert not list(tmp_path.glob("reports/*/runs/*/record.json"))
 
 
 # From here on: the hosts do not come back.
@@ -454,10 +459,11 @@ def test_runs_of_a_lost_host_go_to_an_equal_unit_until_there_is_none(
             sent.append(text)
             threading.Timer(0.2, cluster.kill, ["north"]).start()
 
-    after = _run(matrix, "any_g4", tmp_path, "after", pull_the_plug, unit=north)
+    after = _run(matrix, "any_g4", tmp_path, "after", pull_the_plug, unit=serial_of(north, ""))
     assert north in sent[0]
     assert after.status == "ok", after.error
     assert after.telemetry["cluster.unit"] == "south"
+    assert [attempt.failure for attempt in after.attempts] == ["lost", ""]
     assert [output.sha256 for output in after.outputs] == [output.sha256 for output in before.outputs]
     ray.kill(units[south])
     hole = _run(matrix, "any_g4", tmp_path, "hole")

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +49,37 @@ def test_a_head_that_only_stumbles_is_not_lost(monkeypatch: pytest.MonkeyPatch) 
     watch.close()
     watch.wait_left()
     assert not watch.lost
+
+
+def test_a_node_ends_with_the_lab_host_that_was_killed(tmp_path: Path) -> None:
+    scripts = tmp_path / "ray" / "scripts"
+    scripts.mkdir(parents=True)
+    for package in (scripts.parent, scripts):
+        (package / "__init__.py").touch()
+    (scripts / "scripts.py").write_text("""
+import signal, sys
+
+def cli():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"ended, after {sys.argv[1:]}"))
+    print("up", flush=True)
+    while True:
+        signal.pause()
+""")
+    node = subprocess.Popen(
+        [sys.executable, "-m", "pytest_devicelab.cluster.node", "--address=h:1"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(module.__file__).parents[2]}"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with node:
+        assert node.stdout is not None
+        assert node.stdin is not None
+        assert node.stderr is not None
+        assert node.stdout.readline() == b"up\n"
+        node.stdin.close()
+        assert node.wait(30) == 1
+        assert node.stderr.read() == b"ended, after ['start', '--block', '--address=h:1']\n"
 
 
 def test_without_ray_nothing_asks_for_it() -> None:
