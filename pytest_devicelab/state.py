@@ -226,8 +226,8 @@ class State:
             # Which runs a test of the user's will ask for, nobody knows.
             if item.nodeid.startswith("devicelab::") and "device_spec" in parameters:
                 network = parameters.get("network_spec")
-                one = parameters.get("model_spec") or parameters.get("measured_spec")
-                for model in network.models if network else [one]:
+                carrier = "measured_spec" if "measured_spec" in parameters else "model_spec"
+                for model in network.models if network else [parameters[carrier]]:
                     pair = (parameters["device_spec"], model)
                     wanted[pair] = wanted.get(pair, False) or item.name.startswith("test_determinism[")
         if not wanted:
