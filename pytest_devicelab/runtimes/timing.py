@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pytest_devicelab.evidence.measurements import Figure, Latency, absent, dura
 from pytest_devicelab.matrix.specs import MeasureSpec
 from pytest_devicelab.runtimes.runner_files import load_json
 from pytest_devicelab.runtimes.runtime import Job, Prepared
+from pytest_devicelab.virtual.profile import profile_events
 
 TIMING = "timing.json"
 
@@ -75,7 +75,7 @@ def read_profile_times(table: bytes, plan: MeasureSpec) -> Timing:
     try:
         rows = [
             (row["Message"], row["Timing Source"], row["Event Identifier"], float(row["Time"]))
-            for row in csv.DictReader(io.StringIO(table.decode("utf-8", "replace")))
+            for row in profile_events(table)
             if row["Message"] in ("INIT", "EXECUTE")
             and row["Unit of Measurement"] == "US"
             and row["Event Level"] == "ROOT"

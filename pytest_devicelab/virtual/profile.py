@@ -1,10 +1,14 @@
-"""The op profile ONNX Runtime writes for QNN, as rows of evidence."""
+"""The op profile of QNN as rows of evidence: as ONNX Runtime writes it, or as qnn-profile-viewer does of a phone's.
+
+Source: public readers of the viewer's tables: above the heads of the columns are lines about versions, and operators
+are events `EXECUTE` of the level `SUB-EVENT`, in cycles, where ONNX Runtime calls them `NODE`.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from pytest_devicelab.evidence.record import OpRow
 from pytest_devicelab.virtual.runtime_log import onnx_name
@@ -27,19 +31,64 @@ def op_rows(
         partitions: how many graphs one inference executes.
         origins: sources by operator, for a context binary, whose profile does not name them.
     """
-    rows: list[OpRow] = []
+    events = tuple(profile_events(profile_csv))
+    own = any(event["Message"] == "NODE" for event in events)
+    return tuple(
+        _row(event, ops, origins or {})
+        for event in (_first_inference(events, partitions) if own else _of_the_viewer(events))
+    )
+
+
+def profile_events(table: bytes) -> Iterator[Mapping[str, str]]:
+    """Read the events of a profile, by the heads of its columns.
+
+    Raises:
+        KeyError: it has no such heads.
+    """
+    cells = csv.reader(io.StringIO(table.decode("utf-8", "replace")), skipinitialspace=True)
+    heads: list[str] | None = None
+    told = False
+    for line in cells:
+        told = True
+        if heads is None:
+            found = [cell.strip() for cell in line]
+            heads = found if {"Message", "Time"} <= set(found) else None
+        elif line:
+            yield dict(zip(heads, line, strict=False))
+    if told and heads is None:
+        raise KeyError("Message")
+
+
+def _first_inference(events: Iterable[Mapping[str, str]], partitions: int) -> Iterator[Mapping[str, str]]:
     executed = 0
-    for row in csv.DictReader(io.StringIO(profile_csv.decode("utf-8", "replace"))):
-        if row["Message"] == "EXECUTE":
+    for event in events:
+        if event["Message"] == "EXECUTE":
             executed += 1
             if executed == partitions:
-                break
-        elif row["Message"] == "NODE" and row["Unit of Measurement"] == "CYCLES":
-            name = row["Event Identifier"].removesuffix(_SUFFIX)
-            sources = _sources(row.get("ONNX Source Ops") or "", ops)
-            known = (origins or {}).get(name.rpartition(":OpId_")[0], ())
-            rows.append(OpRow(name=name, cycles=int(row["Time"]), sources=sources or known))
-    return tuple(rows)
+                return
+        elif event["Message"] == "NODE" and event["Unit of Measurement"] == "CYCLES":
+            yield event
+
+
+def _of_the_viewer(events: Iterable[Mapping[str, str]]) -> Iterator[Mapping[str, str]]:
+    """Yield the operators of the first inference: the next one begins where one comes again."""
+    seen = set[str]()
+    for event in events:
+        if (event["Message"], event["Unit of Measurement"]) != ("EXECUTE", "CYCLES"):
+            continue
+        if event["Event Level"] != "SUB-EVENT":
+            continue
+        if event["Event Identifier"] in seen:
+            return
+        seen.add(event["Event Identifier"])
+        yield event
+
+
+def _row(event: Mapping[str, str], ops: Mapping[str, str], origins: Mapping[str, tuple[str, ...]]) -> OpRow:
+    name = event["Event Identifier"].removesuffix(_SUFFIX)
+    sources = _sources(event.get("ONNX Source Ops") or "", ops)
+    known = origins.get(name.rpartition(":OpId_")[0], ())
+    return OpRow(name=name, cycles=int(event["Time"]), sources=sources or known)
 
 
 def _sources(joined: str, ops: Mapping[str, str]) -> tuple[str, ...]:

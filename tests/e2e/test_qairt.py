@@ -118,7 +118,9 @@ def test_the_sdks_runner_gets_its_libraries_settings_and_environment(
 def test_the_profile_comes_from_the_viewer_of_the_sdk(run: Run, sdk: Path) -> None:
     with_viewer = run(sdk)
     assert "qnn-profiling-data_0.log" in with_viewer.files
-    assert with_viewer.ops
+    names = [row.name for row in with_viewer.ops]
+    assert len(names) == len(set(names)) > 5
+    assert any(row.cycles > 0 and row.sources for row in with_viewer.ops)
     shutil.rmtree(sdk / "bin/x86_64-linux-clang")
     assert run(sdk).ops == ()
 
@@ -128,6 +130,7 @@ def test_a_phones_times_come_from_the_viewer_too(run: Run, sdk: Path, transcript
     found = run(sdk, measure=plan).measured
     assert found is not None
     assert found.latency.inferences == 4
+    assert found.latency.source == "profile of qnn-net-run, NetRun"
     assert found.load_us.value is not None
     words = [line.removeprefix("word ") for line in transcript.read_text().splitlines()]
     assert {"--num_inferences=5", "--keep_num_outputs=1", "--profiling_level=basic"} <= set(words)

@@ -148,3 +148,34 @@ def test_op_rows_are_the_first_inference_s() -> None:
     )
     assert [row.cycles for row in op_rows(text, ops, partitions=2)] == [10, 20, 0, 99]
     assert op_rows(b"", ops) == ()
+
+
+def test_op_rows_of_a_phone_are_events_of_an_execution() -> None:
+    """As qnn-profile-viewer writes them: lines of its own first, blanks behind commas, no NODE, no source."""
+    once = [
+        "7,EXECUTE,3301,US,NETRUN,ROOT,Graph 0: model",
+        "7,EXECUTE,4,COUNT,BACKEND,ROOT,Number of HVX threads used",
+        "7,EXECUTE,149241,CYCLES,BACKEND,ROOT,Accelerator (execute) time (cycles)",
+        "7,EXECUTE,10,CYCLES,BACKEND,SUB-EVENT,Input OpId_2 (cycles)",
+        "7,EXECUTE,20,CYCLES,BACKEND,SUB-EVENT,conv:OpId_119 (cycles)",
+        "7,EXECUTE,1,US,BACKEND,SUB-EVENT,conv:OpId_119",
+        "7,EXECUTE,0,CYCLES,BACKEND,SUB-EVENT,relu:OpId_120 (cycles)",
+        "7,EXECUTE,3278,US,BACKEND,ROOT,QNN (execute) time",
+    ]
+    heads = "Msg Timestamp, Message, Time, Unit of Measurement, Timing Source, Event Level, Event Identifier"
+    lines = [
+        "SDK version,2.51.0",
+        "",
+        heads,
+        "1,INIT,9,US,NETRUN,ROOT,",
+        *once,
+        *(row.replace(",20,", ",21,") for row in once),
+    ]
+    found = op_rows("\n".join(lines).encode(), {}, origins={"conv": ("Conv:c",)})
+    assert found == (
+        OpRow(name="Input OpId_2", cycles=10),
+        OpRow(name="conv:OpId_119", cycles=20, sources=("Conv:c",)),
+        OpRow(name="relu:OpId_120", cycles=0),
+    )
+    with pytest.raises(KeyError):
+        op_rows(b"qnn-profile-viewer: no such file\n", {})

@@ -52,6 +52,11 @@ def test_a_phones_profile_counts_the_runners_own_time() -> None:
     assert (found.latency.source, found.load_us.value) == ("profile of qnn-net-run, NetRun", 331158.0)
 
 
+def test_lines_of_the_viewer_above_its_table_are_passed_over() -> None:
+    lines = ["qnn-profile-viewer", "", HEAD.replace(",", ", "), *PHONE]
+    assert read_profile_times("\n".join(lines).encode(), PLAN) == read_profile_times(table(PHONE), PLAN)
+
+
 def test_a_profile_without_the_runners_own_time_counts_the_backends() -> None:
     found = read_profile_times(table([row for row in PHONE if "NETRUN" not in row]), PLAN)
     assert (found.latency.min_us, found.load_us.value) == (2902.0, 4235.0)
