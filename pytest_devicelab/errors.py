@@ -114,6 +114,10 @@ class Throttled(InfrastructureError):
     """Heat slowed the device down during a run, which therefore does not count."""
 
 
+class HostFailed(InfrastructureError):
+    """This host cannot keep what a run leaves: a disk is full, or a folder cannot be written to. No device's fault."""
+
+
 class OutputIncomplete(TransferError):
     """The runner ended well and its output is missing or has the wrong size: never tried again into green."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,7 +27,8 @@ class ProgressLog:
         # A device may have a say in the text, but none over the terminal it is shown on.
         text = "".join(char if char.isprintable() else "?" for char in " ".join(event.split()))
         line = f"{datetime.now(UTC):%H:%M:%S} {text}\n"
-        with self.path.open("ab", buffering=0) as file:
+        # On a full disk nobody is told, which is no reason to end what is going on.
+        with suppress(OSError), self.path.open("ab", buffering=0) as file:
             file.write(line.encode())
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from pytest_devicelab.errors import InfrastructureError
+from pytest_devicelab.errors import HostFailed
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     writers in several processes never meet.
 
     Raises:
-        InfrastructureError: the disk is full, or the folder cannot be written to.
+        HostFailed: the disk is full, or the folder cannot be written to.
     """
     partial = path.with_name(f".{secrets.token_hex(8)}.partial")
     try:
@@ -63,9 +63,18 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def unwritable(path: Path, error: OSError) -> InfrastructureError:
-    """Return the error for evidence that cannot be kept: the lab's fault, never the model's."""
-    return InfrastructureError(
+def host_failed(error: OSError) -> HostFailed:
+    """Return the error for a call to this host's system that failed in the middle of something else."""
+    return HostFailed(
+        "this host failed what it was asked for",
+        why=str(error),
+        fix="free space on its disks, and see that nobody else removes or locks what a session uses",
+    )
+
+
+def unwritable(path: Path, error: OSError) -> HostFailed:
+    """Return the error for evidence that cannot be kept: this host's fault, never the model's or a device's."""
+    return HostFailed(
         f"{path} cannot be written",
         why=str(error),
         fix="free space on that disk, or make its folder writable, and run the session again",

@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pytest_devicelab.errors import InfrastructureError
-from pytest_devicelab.lab.lease_seat import HELD, WAITING, Seen, look
+from pytest_devicelab.lab.lease_seat import HELD, WAITING, Seen, look, unusable, write_whole
 
 # A record has one size, so that one write replaces it whole.
 RECORD_BYTES = 4096
@@ -142,10 +142,17 @@ class Desk:
         return found if isinstance(found, dict) else {}
 
     def write(self, descriptor: int, record: Mapping[str, Any]) -> bytes:
-        """Replace the record; the caller has it locked. Returns the bytes written."""
+        """Replace the record; the caller has it locked. Returns the bytes written.
+
+        Raises:
+            HostFailed: the disk is full.
+        """
         data = json.dumps(record).encode().ljust(RECORD_BYTES)
-        os.ftruncate(descriptor, RECORD_BYTES)
-        os.pwrite(descriptor, data, 0)
+        try:
+            os.ftruncate(descriptor, RECORD_BYTES)
+            write_whole(descriptor, data)
+        except OSError as error:
+            raise unusable(self.folder, str(error)) from error
         return data
 
     def holding(self) -> Holding | None:

@@ -6,6 +6,7 @@ only where there is none, and what it says is data.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -15,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_devicelab.errors import InfrastructureError
+from pytest_devicelab.errors import HostFailed
 
 # Not $TMPDIR: users who have one each would never meet, and hold one device twice.
 _SHARED_FOLDER = Path("/tmp/devicelab-leases")
@@ -30,7 +31,7 @@ def lease_folder() -> Path:
     """Return the folder all users of this host take their leases in: $DEVICELAB_LEASES, or one below /tmp.
 
     Raises:
-        InfrastructureError: what is there is not a folder that all can use and nobody can empty.
+        HostFailed: what is there is not a folder that all can use and nobody can empty.
     """
     chosen = os.environ.get("DEVICELAB_LEASES")
     folder = Path(chosen) if chosen else _SHARED_FOLDER
@@ -44,11 +45,11 @@ def lease_folder() -> Path:
             folder.chmod(_OPEN_FOR_ALL)
             facts = folder.lstat()
     except OSError as error:
-        raise _unusable(folder, str(error)) from error
+        raise unusable(folder, str(error)) from error
     if not stat.S_ISDIR(facts.st_mode):
-        raise _unusable(folder, "it is a link or a file")
+        raise unusable(folder, "it is a link or a file")
     if not chosen and stat.S_IMODE(facts.st_mode) != _OPEN_FOR_ALL:
-        raise _unusable(folder, f"its mode is {stat.S_IMODE(facts.st_mode):o}, not {_OPEN_FOR_ALL:o}")
+        raise unusable(folder, f"its mode is {stat.S_IMODE(facts.st_mode):o}, not {_OPEN_FOR_ALL:o}")
     return folder
 
 
@@ -58,7 +59,7 @@ def open_shared(path: Path) -> int:
     It is opened without O_CREAT first, which Linux denies in such a folder when the file is another user's.
 
     Raises:
-        InfrastructureError: a link, or something that is no plain file, is in its place.
+        HostFailed: a link, or something that is no plain file, is in its place.
     """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
@@ -68,11 +69,11 @@ def open_shared(path: Path) -> int:
             descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
             os.fchmod(descriptor, 0o666)
     except OSError as error:
-        raise _unusable(path, str(error)) from error
+        raise unusable(path, str(error)) from error
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
         os.close(descriptor)
-        raise _unusable(path, "it is not a plain file with one name")
+        raise unusable(path, "it is not a plain file with one name")
     return descriptor
 
 
@@ -99,24 +100,37 @@ class Seat:
         try:
             self._descriptor = os.open(unseen, flags, 0o644)
         except OSError as error:
-            raise _unusable(folder, str(error)) from error
-        os.fchmod(self._descriptor, 0o644)  # others look at it, whatever our umask is
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        os.write(self._descriptor, b"%*d\n" % (_BEAT_BYTES, now_ns()) + claim)
-        unseen.rename(self._path)  # nobody ever sees a living one without its lock
+            raise unusable(folder, str(error)) from error
+        try:
+            os.fchmod(self._descriptor, 0o644)  # others look at it, whatever our umask is
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            write_whole(self._descriptor, b"%*d\n" % (_BEAT_BYTES, now_ns()) + claim)
+            unseen.rename(self._path)  # nobody ever sees a living one without its lock
+        except OSError as error:
+            os.close(self._descriptor)
+            unseen.unlink(missing_ok=True)
+            raise unusable(folder, str(error)) from error
 
     def beat(self, at_ns: int) -> None:
         """Say that its owner lived at that time."""
-        os.pwrite(self._descriptor, b"%*d" % (_BEAT_BYTES, at_ns), 0)
+        try:
+            os.pwrite(self._descriptor, b"%*d" % (_BEAT_BYTES, at_ns), 0)
+        except OSError as error:  # where writing over something takes new room
+            raise unusable(self._path.parent, str(error)) from error
 
     def leave_queue(self) -> None:
         """Become the seat of a holder; the caller has the record locked."""
         self.name = self.name.removesuffix(WAITING) + HELD
-        self._path = self._path.rename(self._path.with_name(self.name))
+        try:
+            self._path = self._path.rename(self._path.with_name(self.name))
+        except OSError as error:
+            raise unusable(self._path.parent, str(error)) from error
 
     def close(self) -> None:
-        """Give the seat up."""
+        """Give the seat up; does nothing the second time."""
         descriptor, self._descriptor = self._descriptor, -1  # a late beat must not reach another file
+        if descriptor < 0:
+            return
         with suppress(OSError):
             self._path.unlink()
         os.close(descriptor)
@@ -151,9 +165,16 @@ def look(folder: Path, name: str) -> Seen | None:
     return None
 
 
-def _unusable(path: Path, why: str) -> InfrastructureError:
-    return InfrastructureError(
+def write_whole(descriptor: int, data: bytes) -> None:
+    """Write data at the beginning of a file; `OSError` where the disk has room for a part of it only."""
+    if os.pwrite(descriptor, data, 0) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def unusable(path: Path, why: str) -> HostFailed:
+    """Return the error of a folder, or a file in it, that leases cannot be kept in."""
+    return HostFailed(
         f"leases cannot be kept in {path}",
         why=why,
-        fix="remove it, or set DEVICELAB_LEASES to a folder that all users of these devices can write",
+        fix="make room or remove it, or set DEVICELAB_LEASES to a folder that all users of these devices can write",
     )

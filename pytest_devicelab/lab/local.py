@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pytest_devicelab.errors import DeviceBusy, InfrastructureError, LeaseLost
+from pytest_devicelab.evidence.atomic import host_failed
 from pytest_devicelab.evidence.record import RunRecord
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.attempts import run_on_device
@@ -61,7 +62,8 @@ class LocalExecutor:
                         recover=self._lab.recover,
                     )
                 return record
-        except InfrastructureError as error:
+        except (InfrastructureError, OSError) as problem:
+            error = problem if isinstance(problem, InfrastructureError) else host_failed(problem)
             # Whoever held the device instead of us may have made the very run.
             record = self._store.read_record(request.id)
             if record is None:

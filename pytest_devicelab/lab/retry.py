@@ -11,6 +11,7 @@ from pytest_devicelab.errors import (
     DeadlineExceeded,
     DeviceAbsent,
     DeviceLost,
+    HostFailed,
     InfrastructureError,
     OutputIncomplete,
     Quarantined,
@@ -24,6 +25,7 @@ from pytest_devicelab.matrix.specs import Retries
 
 NPU_CRASH = "npu_crash"
 _OF_ERRORS: tuple[tuple[type[InfrastructureError], str], ...] = (
+    (HostFailed, "host"),
     (OutputIncomplete, "output"),
     (Quarantined, "quarantined"),
     (Unfit, "unfit"),
@@ -40,6 +42,7 @@ _NEVER = {
     "runner": "a runner that failed by itself is a result",
     "quarantined": "the device is in quarantine",
     "unfit": "the device has to be cooled, charged or cleared first",
+    "host": "it is this host, not the device, that has no room for the evidence",
 }
 
 
@@ -47,10 +50,10 @@ def failure_class(error: InfrastructureError) -> str:
     """Return the class of a failure of the lab.
 
     Returns:
-        `output`, `quarantined`, `unfit`, `throttled`, `disk_full`, `adb`, `absent`, `lost`, `deadline`, `transfer`, or
-        `lab`.
+        `host`, `output`, `quarantined`, `unfit`, `throttled`, `disk_full`, `adb`, `absent`, `lost`, `deadline`,
+        `transfer`, or `lab`.
     """
-    if not isinstance(error, OutputIncomplete) and "No space left on device" in str(error):
+    if not isinstance(error, HostFailed | OutputIncomplete) and "No space left on device" in str(error):
         return "disk_full"
     return next((name for kind, name in _OF_ERRORS if isinstance(error, kind)), "lab")
 

@@ -14,6 +14,7 @@ from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.performance import fixed_performance
 from pytest_devicelab.devices.slots import DEVICE_ROOT, deploy_archive, deploy_file, sha256_file
 from pytest_devicelab.errors import CompileRefused, InfrastructureError, TransferError
+from pytest_devicelab.evidence.atomic import host_failed
 from pytest_devicelab.evidence.events import Event
 from pytest_devicelab.evidence.record import LogCapture, RunRecord, Transfers
 from pytest_devicelab.evidence.store import SessionStore
@@ -97,11 +98,12 @@ class Run:
         except CompileRefused as error:
             ops = tuple((op["op"], op["node"], op["reason"]) for op in error.evidence.get("ops", ()))
             record = replace(record, status="refused", error=str(error), refused_ops=ops)
-        except InfrastructureError as error:
+        except (InfrastructureError, OSError) as problem:
+            failure = problem if isinstance(problem, InfrastructureError) else host_failed(problem)
             with suppress(InfrastructureError):  # what happened first is what counts
                 self._gate.leave()
             # What was measured before the lab failed, or on a device that throttled, counts for nothing.
-            return self._finish(replace(record, status="failed", measured=None, error=str(error))), error
+            return self._finish(replace(record, status="failed", measured=None, error=str(failure))), failure
         return self._finish(record), None
 
     @contextmanager

@@ -11,6 +11,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from pytest_devicelab.errors import HostFailed
+
 _PREFIX = "dl-"
 _OWNER = ".owner"
 # A living owner locks its folder in the moment it makes it.
@@ -22,15 +24,25 @@ class Scratch:
 
     To make one removes those whose owner is dead. An owner is alive as long as it has its `.owner` file locked, which
     the kernel knows; a folder without such a file is left alone, unless it is empty and not new.
+
+    Raises:
+        HostFailed: there is no room, or no folder, for temporary files.
     """
 
     def __init__(self) -> None:
-        sweep_scratch(Path(tempfile.gettempdir()))
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        unseen = self.path / f"{_OWNER}.new"
-        self._descriptor = os.open(unseen, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        unseen.rename(self.path / _OWNER)  # nobody ever sees a living one without its lock
+        try:
+            sweep_scratch(Path(tempfile.gettempdir()))
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            unseen = self.path / f"{_OWNER}.new"
+            self._descriptor = os.open(unseen, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            unseen.rename(self.path / _OWNER)  # nobody ever sees a living one without its lock
+        except OSError as error:
+            raise HostFailed(
+                "no temporary folder can be made for the lab",
+                why=str(error),
+                fix="make room for temporary files, or name another place with TMPDIR",
+            ) from error
 
     def close(self) -> None:
         """Remove it; does nothing the second time, and never raises."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pytest_devicelab.errors import InfrastructureError, UserError
+from pytest_devicelab.evidence.atomic import unwritable
 
 _POLL_S = 0.05
 # execnet ends a worker whose controller is gone within about ten seconds.
@@ -33,7 +34,6 @@ class SessionLock:
             UserError: a living process runs this session; says which.
             InfrastructureError: workers of a controller that died do not end, or the folder cannot be written to.
         """
-        (root / "locks").mkdir(exist_ok=True)
         descriptor = _open(root / "locks" / "session.lock")
         if not _locked(descriptor, fcntl.LOCK_EX):
             owner = os.pread(descriptor, 200, 0).decode("ascii", "replace").strip()
@@ -43,9 +43,10 @@ class SessionLock:
                 why=f"by process {owner}" if owner.isdigit() else "by another process",
                 fix="wait for it to end, or end it",
             )
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         try:
+            with suppress(OSError):  # on a full disk; it is only told to whoever comes second
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
             _await_workers(root)
         except BaseException:
             os.close(descriptor)
@@ -85,11 +86,10 @@ def _await_workers(root: Path) -> None:
 
 def _open(path: Path) -> int:
     try:
+        path.parent.mkdir(exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise InfrastructureError(
-            f"{path} cannot be locked", why=str(error), fix="make the session's folder writable"
-        ) from error
+        raise unwritable(path, error) from error
 
 
 def _locked(descriptor: int, kind: int) -> bool:

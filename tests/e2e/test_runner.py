@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import socket
 import threading
@@ -515,6 +517,23 @@ def test_what_a_runner_says_of_a_run_must_be_readable_too(
         record = run("pixel")
         assert record.status == "failed"
         assert file in record.error
+
+
+def test_a_full_disk_of_this_host_is_not_the_devices(
+    run: Callable[..., RunRecord], virtual_lab: VirtualLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: AdbTransport, remote: str, local: Path, **limits: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(local))
+
+    monkeypatch.setattr(AdbTransport, "pull", full)
+    record = run("pixel")
+    assert record.status == "failed"
+    assert "this host failed" in record.error
+    (attempt,) = record.attempts
+    assert (attempt.failure, attempt.decision.startswith("not tried again")) == ("host", True)
+    assert record.recovery == ()
+    slots = virtual_lab.device("pixel").shell(["ls", f"{DEVICE_ROOT}/slots"])
+    assert slots.text.strip(), "what was pushed must not have been removed"
 
 
 def test_bytes_that_change_on_the_way_are_not_kept(

@@ -14,6 +14,11 @@ def test_an_event_is_one_line_that_cannot_steer_a_terminal(tmp_path: Path) -> No
     assert line.partition(" ")[2] == "device=a said ?[2J? much"
 
 
+def test_an_event_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "progress.log").mkdir()
+    ProgressLog(tmp_path / "progress.log").write("said to nobody")
+
+
 def test_the_newest_event_is_shown_once(tmp_path: Path) -> None:
     log = ProgressLog(tmp_path / "progress.log")
     read, write = os.pipe()

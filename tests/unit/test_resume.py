@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -15,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 
-from pytest_devicelab.errors import UserError
+from pytest_devicelab.errors import HostFailed, UserError
 from pytest_devicelab.evidence.record import TensorRecord
 from pytest_devicelab.evidence.starts import begin_start, end_start, read_starts
 from pytest_devicelab.evidence.store import SessionStore
@@ -198,6 +199,15 @@ def test_scratch_of_the_dead_goes_and_that_of_the_living_and_of_others_stays(
     assert (outside / ".owner").is_file()
     living.close()
     assert not living.path.exists()
+
+
+def test_without_room_for_scratch_the_fix_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    with pytest.raises(HostFailed, match=r"(?s)No usable temporary directory.*TMPDIR"):
+        Scratch()
 
 
 def test_weights_in_another_file_are_part_of_the_model(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pytest_devicelab.errors import (
     AdbServerLost,
     DeadlineExceeded,
     DeviceLost,
+    HostFailed,
     InfrastructureError,
     OutputIncomplete,
     Quarantined,
@@ -31,6 +32,8 @@ from pytest_devicelab.matrix.specs import Retries
         (OutputIncomplete("x"), "output", False),
         (OutputIncomplete("x", why="No space left on device"), "output", False),
         (Quarantined("x"), "quarantined", False),
+        # Whose disk is full makes a difference: nothing is to be removed from the device.
+        (HostFailed("x", why="[Errno 28] No space left on device"), "host", False),
     ],
 )
 def test_only_failures_of_the_lab_are_tried_again(
