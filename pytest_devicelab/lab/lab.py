@@ -15,14 +15,13 @@ from pytest_devicelab.devices.toggles import restore_toggles
 from pytest_devicelab.errors import (
     AdbServerLost,
     DeviceAbsent,
-    DeviceBusy,
     DeviceLost,
     InfrastructureError,
     LeaseLost,
     UserError,
 )
 from pytest_devicelab.lab.address import LabAddress
-from pytest_devicelab.lab.lease import hold
+from pytest_devicelab.lab.lease import Lease, hold_any
 from pytest_devicelab.lab.presence import Presence
 from pytest_devicelab.lab.quarantine import Quarantine, quarantine_step
 from pytest_devicelab.lab.recovery import Recovery, recover
@@ -35,7 +34,6 @@ _HELD: ContextVar[Mapping[tuple[str, int, str], AdbDevice]] = ContextVar("held",
 
 # How long to wait for a device that others hold.
 _PATIENCE_S = 600.0
-_POLL_S = 0.05
 # An answer that took longer is told in the record of the run.
 _PROMPT_S = 1.0
 # For a property of a device that nobody holds; a healthy one says it in milliseconds.
@@ -117,58 +115,58 @@ class Lab:
 
     def _take_any(self, spec: DeviceSpec, serials: tuple[str, ...], stack: ExitStack) -> AdbDevice:
         """Hold the first unit that is free and answers until the stack is closed; wait while all are held."""
-        if len(serials) == 1:
-            return self._take(spec, serials[0], stack, timeout_s=_PATIENCE_S, waiting=self._waiting)
-        deadline, told = time.monotonic() + _PATIENCE_S, False
+        deadline = time.monotonic() + _PATIENCE_S
+        host, _ = self._address.server(spec.id)
         lost: dict[str, InfrastructureError] = {}
-        while True:
-            busy: dict[str, DeviceBusy] = {}
-            for serial in serials:
-                if serial in lost:
-                    continue
+        while usable := self._admitted(spec, serials, lost):
+            names = {device_name(serial, host): serial for serial in usable}
+            held = hold_any(
+                tuple(names),
+                self._holder,
+                name=spec.id,
+                timeout_s=max(deadline - time.monotonic(), 0.0),
+                waiting=self._waiting,
+            )
+            with ExitStack() as ours:
+                lease = ours.enter_context(held)
+                serial = names[lease.device]
                 try:
-                    return self._take(spec, serial, stack, timeout_s=0.0, waiting=lambda reason: None)
-                except DeviceBusy as error:
-                    busy[serial] = error
+                    device = self._begin(spec, serial, lease)
                 except LeaseLost:
                     raise
                 except InfrastructureError as error:
                     lost[serial] = error  # its equals may be well
-            if not busy:
-                raise lost[serials[0]]
-            if not told:
-                reasons = "; ".join(error.why for error in busy.values())
-                self._waiting(f"no unit of {spec.id} is free: {reasons}")
-                told = True
-            if time.monotonic() >= deadline:
-                raise next(iter(busy.values()))
-            time.sleep(_POLL_S)
+                    continue
+                stack.push(ours.pop_all())
+                return device
+        raise lost[serials[0]]
 
-    def _take(
-        self,
-        spec: DeviceSpec,
-        serial: str,
-        stack: ExitStack,
-        *,
-        timeout_s: float,
-        waiting: Callable[[str], None],
-    ) -> AdbDevice:
-        """Hold one unit until the stack is closed; one that does not answer is let go at once."""
-        unit = self._unit(spec, serial)
-        self._presence.require_server(self._address.server(spec.id))
-        self._quarantine.admit(unit, spec.id)
-        name = device_name(serial, self._address.server(spec.id)[0])
-        with ExitStack() as ours:
-            held = hold(name, self._holder, name=spec.id, timeout_s=timeout_s, waiting=waiting)
-            lease = ours.enter_context(held)
-            device = AdbDevice(spec, self._at(serial, spec), require_held=lease.check)
-            # Once more: whoever held it before us may have found out.
-            ban = self._quarantine.admit(unit, spec.id)
-            self._reach(device)
-            if ban is not None:
-                self._quarantine.lift(unit)
-            self._tidy(device)
-            stack.push(ours.pop_all())
+    def _admitted(
+        self, spec: DeviceSpec, serials: tuple[str, ...], lost: dict[str, InfrastructureError]
+    ) -> tuple[str, ...]:
+        """Return the units worth waiting for; why the others are not goes to `lost`."""
+        found = []
+        for serial in serials:
+            if serial in lost:
+                continue
+            try:
+                self._presence.require_server(self._address.server(spec.id))
+                self._quarantine.admit(self._unit(spec, serial), spec.id)
+            except InfrastructureError as error:
+                lost[serial] = error
+            else:
+                found.append(serial)
+        return tuple(found)
+
+    def _begin(self, spec: DeviceSpec, serial: str, lease: Lease) -> AdbDevice:
+        """Return the handle of a unit that is held, once it answers and is put in order."""
+        device = AdbDevice(spec, self._at(serial, spec), require_held=lease.check)
+        # Once more: whoever held it before us may have found out.
+        ban = self._quarantine.admit(self._unit(spec, serial), spec.id)
+        self._reach(device)
+        if ban is not None:
+            self._quarantine.lift(self._unit(spec, serial))
+        self._tidy(device)
         return device
 
     def _reach(self, device: AdbDevice) -> None:

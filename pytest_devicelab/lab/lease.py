@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from pytest_devicelab.lab.lease_seat import Seat, lease_folder, now_ns, open_sha
 TTL_S = 30.0
 """How long a holder's heartbeat may stop, as it does when the process is stopped, before others may take its device."""
 _BEATS_PER_TTL = 6
-_POLL_S = 0.02
+_POLL_S, _LONGEST_POLL_S = 0.02, 0.2
 
 
 class Lease:
@@ -57,6 +57,11 @@ class Lease:
         self._heart = threading.Thread(target=self._live, name=f"lease of {claim.device}", daemon=True)
         self._heart.start()
 
+    @property
+    def device(self) -> str:
+        """Which device it is: its serial."""
+        return self._desk.device
+
     def check(self) -> None:
         """Return when the device is ours at this moment.
 
@@ -78,12 +83,16 @@ class Lease:
             os.close(self._descriptor)
 
     def _live(self) -> None:
-        with suppress(InfrastructureError, OSError):  # whoever uses the device learns of it from `check`
-            while not self._ended.wait(self._claim.ttl_s / _BEATS_PER_TTL):
-                at_ns = now_ns()
+        while not self._ended.wait(self._claim.ttl_s / _BEATS_PER_TTL):
+            at_ns = now_ns()
+            try:
                 with self._guard:
                     self._renew(at_ns)
                     self._beat(at_ns)
+            except LeaseLost:
+                return  # whoever uses the device learns of it from `check`
+            except InfrastructureError:
+                continue  # a disk may be full for a moment, and a lock taken: the next beat may come in time
 
     def _beat(self, at_ns: int) -> None:
         # The time is that of before we looked whether we had lapsed: were we stopped in between, it is an old one.
@@ -150,60 +159,112 @@ def hold(
     Raises:
         DeviceBusy: it was not free in time; says who held it.
     """
-    desk = Desk(folder or lease_folder(), device_key)
-    claim = claim_of(device_key, name, holder, ttl_s)
-    seat = Seat(desk.folder, desk.stem, claim.to_json())
-    try:
-        lease = _wait(desk, claim, seat, timeout_s, waiting)
-        try:
-            yield lease
-        finally:
-            lease.close()
-    finally:
-        seat.close()
+    with hold_any(
+        (device_key,),
+        holder,
+        name=name,
+        timeout_s=timeout_s,
+        ttl_s=ttl_s,
+        folder=folder,
+        waiting=waiting,
+    ) as lease:
+        yield lease
 
 
-def _wait(desk: Desk, claim: Claim, seat: Seat, timeout_s: float, waiting: Callable[[str], None]) -> Lease:
+@contextmanager
+def hold_any(
+    device_keys: Sequence[str],
+    holder: str,
+    *,
+    name: str = "",
+    timeout_s: float = 600.0,
+    ttl_s: float = TTL_S,
+    folder: Path | None = None,
+    waiting: Callable[[str], None] = lambda reason: None,
+) -> Iterator[Lease]:
+    """Hold one of several devices exclusively for the duration of a block: the first that is free.
+
+    Who waits is in the queue of each of them until one is taken, and so is overtaken at none. Arguments as for `hold`;
+    `Lease.device` says which device it is.
+
+    Raises:
+        DeviceBusy: none was free in time; says who held them.
+    """
+    base = folder or lease_folder()
+    with ExitStack() as stack:
+        places = []
+        for key in device_keys:
+            desk, claim = Desk(base, key), claim_of(key, name, holder, ttl_s)
+            seat = Seat(base, desk.stem, claim.to_json())
+            stack.callback(seat.close)
+            places.append(_Place(desk=desk, claim=claim, seat=seat))
+        mine, lease = _wait(places, name, timeout_s, waiting)
+        stack.callback(lease.close)
+        for place in places:
+            if place is not mine:
+                place.seat.close()
+        yield lease
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """A place in the queue of one device."""
+
+    desk: Desk
+    claim: Claim
+    seat: Seat
+
+    def reason_to_wait(self) -> str | None:
+        holding = self.desk.holding()
+        if holding is not None and not holding.lapsed:
+            return f"{self.desk.device} is held by {holding.claim}"
+        for name, claim in self.desk.queue():
+            if name < self.seat.name:
+                return f"{self.desk.device} was asked for earlier by {claim}"
+        return None
+
+    def take(self) -> Lease | str:
+        """Return the lease, or the reason to wait."""
+        if reason := self.reason_to_wait():
+            return reason
+        with self.desk.locked():
+            # Looked at again under the lock: somebody else may have been quicker.
+            if reason := self.reason_to_wait():
+                return reason
+            descriptor = open_shared(self.desk.path)
+            try:
+                return Lease(self.desk, self.claim, self.seat, descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
+
+
+def _wait(
+    places: Sequence[_Place], name: str, timeout_s: float, waiting: Callable[[str], None]
+) -> tuple[_Place, Lease]:
     deadline = time.monotonic() + timeout_s
     told = False
     while True:
-        seat.beat(now_ns())
-        reason = _reason_to_wait(desk, seat)
-        if reason is None:
-            with desk.locked():
-                # Looked at again under the lock: somebody else may have been quicker.
-                reason = _reason_to_wait(desk, seat)
-                if reason is None:
-                    return _take(desk, claim, seat)
+        reasons = []
+        for place in places:
+            place.seat.beat(now_ns())
+            taken = place.take()
+            if isinstance(taken, Lease):
+                return place, taken
+            reasons.append(taken)
+        why = "; ".join(reasons)
         if not told:
-            waiting(reason)
+            waiting(why if len(places) == 1 else f"no unit of {name} is free: {why}")
             told = True
         if time.monotonic() >= deadline:
+            one = f"device {places[0].desk.device} was not free"
             raise DeviceBusy(
-                f"device {desk.device} was not free within {timeout_s:g} s",
-                why=reason,
+                f"{one if len(places) == 1 else f'no unit of {name} was free'} within {timeout_s:g} s",
+                why=why,
                 fix="let that session end or stop it, or say `devicelab lab release` if nobody needs it any more",
             )
-        time.sleep(_POLL_S)
-
-
-def _take(desk: Desk, claim: Claim, seat: Seat) -> Lease:
-    descriptor = open_shared(desk.path)
-    try:
-        return Lease(desk, claim, seat, descriptor)
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def _reason_to_wait(desk: Desk, seat: Seat) -> str | None:
-    holding = desk.holding()
-    if holding is not None and not holding.lapsed:
-        return f"{desk.device} is held by {holding.claim}"
-    for name, claim in desk.queue():
-        if name < seat.name:
-            return f"{desk.device} was asked for earlier by {claim}"
-    return None
+        # To look at many takes longer.
+        time.sleep(min(_POLL_S * len(places), _LONGEST_POLL_S))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

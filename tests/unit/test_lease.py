@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import getpass
 import json
 import os
@@ -13,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_devicelab.errors import InfrastructureError, LeaseLost
+from pytest_devicelab.errors import DeviceBusy, HostFailed, InfrastructureError, LeaseLost
 from pytest_devicelab.lab import lease_seat
-from pytest_devicelab.lab.lease import hold, release, standings
+from pytest_devicelab.lab.lease import hold, hold_any, release, standings
 from pytest_devicelab.lab.lease_desk import Desk
 from pytest_devicelab.lab.lease_seat import lease_folder
 
@@ -289,6 +290,82 @@ def test_who_asked_first_is_served_first_and_is_seen_waiting(tmp_path: Path) -> 
         thread.join()
     assert served == names
     assert standings(tmp_path) == ()
+
+
+def test_who_takes_any_waits_for_each_and_is_overtaken_at_none(tmp_path: Path) -> None:
+    served: list[str] = []
+    told: list[str] = []
+
+    def take_any() -> None:
+        with hold_any(("a", "b"), "first", name="pool", folder=tmp_path, waiting=told.append) as lease:
+            served.append(f"first has {lease.device}")
+
+    def take(device: str) -> None:
+        with hold(device, "second", folder=tmp_path):
+            served.append(f"second has {device}")
+
+    with hold("a", "us", folder=tmp_path):
+        with hold("b", "us", folder=tmp_path):
+            threads = [threading.Thread(target=take_any)]
+            threads[0].start()
+            _await_waiting(tmp_path, {"a": ["first"], "b": ["first"]})
+            threads.append(threading.Thread(target=take, args=("b",)))
+            threads[1].start()
+            _await_waiting(tmp_path, {"a": ["first"], "b": ["first", "second"]})
+        for thread in threads:
+            thread.join(30)
+    assert served == ["first has b", "second has b"]
+    (reason,) = told
+    assert reason.startswith("no unit of pool is free: a is held by us (pid ")
+    assert "; b is held by us (pid " in reason
+    assert standings(tmp_path) == ()
+
+
+def test_who_takes_any_takes_what_is_free_and_says_who_has_the_rest(tmp_path: Path) -> None:
+    with hold_any(("a", "b"), "us", name="pool", folder=tmp_path) as first:
+        with hold_any(("a", "b"), "us", name="pool", folder=tmp_path) as second:
+            assert (first.device, second.device) == ("a", "b")
+            busy = hold_any(("a", "b"), "late", name="pool", folder=tmp_path, timeout_s=0.1)
+            with (
+                pytest.raises(DeviceBusy, match=r"no unit of pool was free within 0.1 s\n  why: a is held"),
+                busy,
+            ):
+                pytest.fail("a third")
+        assert [standing.device for standing in standings(tmp_path)] == ["a"]
+
+
+def _await_waiting(folder: Path, expected: dict[str, list[str]]) -> None:
+    deadline = time.monotonic() + 20
+    while (
+        found := {each.device: [claim.holder for claim in each.waiting] for each in standings(folder)}
+    ) != expected:
+        assert time.monotonic() < deadline, found
+
+
+@pytest.mark.parametrize("room", range(3))
+def test_a_full_disk_is_this_hosts_failure_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """Room for so many writes: the seat's claim, its heartbeat, and the record."""
+    write, written = os.pwrite, 0
+
+    def until_full(descriptor: int, data: bytes, offset: int) -> int:
+        nonlocal written
+        written += 1
+        if written <= room:
+            return write(descriptor, data, offset)
+        if written == room + 1 == 3:
+            return write(descriptor, data[: len(data) // 2], offset)  # as a disk that gets full does
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", until_full)
+    full = pytest.raises(HostFailed, match=r"leases cannot be kept in .*\n  why: .*No space")
+    with full, hold("a", "us", folder=tmp_path):
+        pytest.fail("held without a record")
+    monkeypatch.undo()
+    assert not [path for path in tmp_path.iterdir() if path.suffix not in (".json", ".lock")]
+    with hold("a", "us", folder=tmp_path) as lease:
+        lease.check()
 
 
 def test_to_look_does_not_disturb_a_seat_in_the_making(tmp_path: Path) -> None:
