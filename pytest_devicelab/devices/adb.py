@@ -26,6 +26,7 @@ _IDENTITY_PROPERTIES = (
     _SIMULATED,
 )
 _PART_NUMBER = re.compile(r"[A-Za-z]{2,4}\d{4}")
+_SERVER_SAYS_S = 5.0
 _PROPERTY_NAME = re.compile(r"[A-Za-z0-9_.@:][A-Za-z0-9_.@:-]*")
 
 
@@ -206,6 +207,11 @@ class AdbDevice:
         """Have the adb server connect to the device anew."""
         self.require_held()
         self._transport.restart(timeout_s=timeout_s)
+
+    def adb_version(self) -> str | None:
+        """Return the version of the adb server that reaches the device; None where it does not say."""
+        self.require_held()
+        return self._transport.adb_version(timeout_s=_SERVER_SAYS_S)
 
     def reboot(self, *, timeout_s: float) -> None:
         """Reboot the device; returns when it has gone down."""

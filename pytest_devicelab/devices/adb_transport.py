@@ -9,6 +9,7 @@ Source: AOSP adb, SERVICES.TXT, SYNC.TXT, file_sync_protocol.h, shell_protocol.h
 
 from __future__ import annotations
 
+import re
 import secrets
 import struct
 import time
@@ -30,6 +31,8 @@ _BATCH_PACKETS = 16
 _LONGEST_OUTPUT_BYTES = 256 * 1024 * 1024
 _PUSHED_MODE = 0o100644
 _GOING_DOWN_S = 0.5
+_STATUS, _RELEASE = "host:server-status", re.compile(r"\d{1,3}\.\d{1,3}\.\d{1,3}(-\w{1,20})?", re.ASCII)
+_PROTOCOL = re.compile(r"[0-9a-fA-F]{4}")
 _STDOUT, _STDERR, _EXIT = 1, 2, 3
 
 
@@ -190,6 +193,19 @@ class AdbTransport:
         with suppress(DeviceLost):  # the server may have dropped it already
             self._ask(f"host:disconnect:{self._serial}", timeout_s)
         self._ask(f"host:connect:{self._serial}", max(deadline - time.monotonic(), 0.1))
+
+    def adb_version(self, *, timeout_s: float) -> str | None:
+        """Return the version of the adb server; where it is older than 35, that of its protocol: `41`.
+
+        Source: AOSP adb, adb.cpp (`host:server-status`), proto/adb_host.proto (AdbServerStatus.version),
+        SERVICES.TXT (`host:version`, four hex digits).
+        """
+        for service, pattern in ((_STATUS, _RELEASE), ("host:version", _PROTOCOL)):
+            with suppress(DeviceLost), self._server("version", timeout_s) as stream:
+                stream.command(service)
+                if found := pattern.search(stream.sized_text()):
+                    return found[0] if service == _STATUS else str(int(found[0], 16))
+        return None
 
     def reboot(self, *, timeout_s: float) -> None:
         """Reboot the device; returns when it has gone down."""

@@ -49,5 +49,8 @@ class Transport(Protocol):
     def restart(self, *, timeout_s: float) -> None:
         """Drop the server's connection to the device and have it made anew, also where it only went silent."""
 
+    def adb_version(self, *, timeout_s: float) -> str | None:
+        """Return the version of the adb server; None where it does not say."""
+
     def reboot(self, *, timeout_s: float) -> None:
         """Reboot the device; returns when it has gone down."""

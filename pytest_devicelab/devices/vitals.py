@@ -1,11 +1,11 @@
-"""Vitals: battery, heat, room, clock and leftovers of a device, read in one round trip."""
+"""Vitals: battery, heat, room, clock and leftovers, read in one round trip to a device and one to its adb server."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.slots import DEVICE_ROOT
@@ -25,7 +25,9 @@ THERMAL_STATUS = ("none", "light", "moderate", "severe", "critical", "emergency"
 
 _SKIN, _NPU, _CHARGING, _FULL = 3, 9, 2, 5
 _TIMEOUT_S = 20.0
-_PARTS = 8
+_PARTS = 9
+# Every device has it: where it is missing, getprop said nothing of the others either.
+_WITNESS = "ro.build.version.sdk"
 # One script, because a round trip takes longer than what it does. What a device lacks is an empty part. A runner that
 # is ours names one of our folders on its command line; anybody else's is left alone. This very script is on a command
 # line, too: the brackets keep the patterns from finding it, and the folder is nowhere spelled out. pidof, which looks
@@ -40,7 +42,12 @@ grep -qs '[/]{DEVICE_ROOT[1:]}' /proc/[0-9]*/cmdline && for pid in $(pidof {" ".
     grep -qs '[/]{DEVICE_ROOT[1:]}' /proc/$pid/cmdline && echo "$pid"
 done; printf '\\0'
 case $awake in *=Awake) ;; *) dumpsys deviceidle get deep 2>/dev/null ;; esac; printf '\\0'
+getprop 2>/dev/null | grep -E '^[[](debug|(persist[.])?log[.]tag|{_WITNESS})[].]' | grep -v '^[[]debug[.]tracing[.]'
+printf '\\0'
 """
+# Those are what the shell user may set on a phone. Android itself keeps the screen's state and such in debug.tracing.
+# Source: AOSP sepolicy, property_contexts (debug., log.tag); DisplayPowerController (debug.tracing.screen_state).
+_PROPERTY = re.compile(r"^\[([A-Za-z0-9_.@:-]{1,255})\]: \[(.{0,1000})\]$", re.MULTILINE | re.ASCII)
 # What the thermal service broadcast since a moment of the device's own clock.
 _BROADCAST = "logcat -d -b events -T {since_s}.000 -s thermal_changed 2>/dev/null; printf '\\0'"
 # Source: AOSP EventLogTags 2737, thermal_changed (name, type, temperature, sensor status, previous system status).
@@ -62,6 +69,8 @@ class Vitals:
         clock_s: the device's own clock, seconds since the epoch.
         peak_status: highest thermal status of a skin or NPU sensor since the reading before, as the event log has it.
         runners: process ids of runners of ours that are still alive.
+        properties: those that a shell may set, where they are not empty; None where it listed none at all.
+        adb_version: of the adb server that reaches the device.
     """
 
     battery_percent: int | None = None
@@ -76,6 +85,8 @@ class Vitals:
     clock_s: int | None = None
     peak_status: int | None = None
     runners: tuple[int, ...] = ()
+    properties: Mapping[str, str] | None = field(default=None, hash=False)
+    adb_version: str | None = None
 
 
 def read_vitals(
@@ -96,7 +107,7 @@ def read_vitals(
     if since is not None and since.clock_s is not None:
         script += _BROADCAST.format(since_s=since.clock_s)
     text = device.script(script, timeout_s=_TIMEOUT_S).text
-    return parse_vitals(text, host_s=(asked + now()) / 2)
+    return replace(parse_vitals(text, host_s=(asked + now()) / 2), adb_version=device.adb_version())
 
 
 def parse_vitals(text: str, *, host_s: float) -> Vitals:
@@ -108,7 +119,7 @@ def parse_vitals(text: str, *, host_s: float) -> Vitals:
     """
     parts = text.split("\0")
     padded = (*parts[:_PARTS], *[""] * (_PARTS - len(parts[:_PARTS])))
-    battery, thermal, room, clock, power, runners, doze, changes = padded
+    battery, thermal, room, clock, power, runners, doze, properties, changes = padded
     tenths, device_s = _number(battery, r"temperature: *(-?\d{1,5})"), _number(clock, r"(\d{1,12})\s*\Z")
     level, scale = _number(battery, r"level: *(\d{1,5})"), _number(battery, r"scale: *(\d{1,5})")
     status = _number(thermal, r"Thermal Status: *(\d)")
@@ -126,7 +137,13 @@ def parse_vitals(text: str, *, host_s: float) -> Vitals:
         clock_s=device_s,
         peak_status=_peak_status(changes),
         runners=tuple(int(word) for word in runners.split() if re.fullmatch(r"\d{1,10}", word)),
+        properties=_settable(properties),
     )
+
+
+def _settable(listed: str) -> Mapping[str, str] | None:
+    found = {name: value for name, value in _PROPERTY.findall(listed) if value}
+    return found if found.pop(_WITNESS, None) is not None else None
 
 
 def _number(text: str, pattern: str) -> int | None:

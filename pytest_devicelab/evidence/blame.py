@@ -12,7 +12,8 @@ class Blame:
     Attributes:
         device: its id in the matrix; `serial` of the unit.
         by: run id, or node id of the test, that had the device in between.
-        kind: what it is about, `battery`, `heat`, `room`, `clock`, `runner`, or `reach` where it no longer answers.
+        kind: what it is about, `battery`, `heat`, `room`, `clock`, `runner`, `property`, `adb`, or `reach` where it no
+            longer answers.
         text: what is wrong, with figures.
         at: UTC, ISO 8601.
     """

@@ -12,7 +12,7 @@ from pytest_devicelab.devices.vitals import THERMAL_STATUS, Vitals, read_vitals
 from pytest_devicelab.errors import InfrastructureError, LeaseLost, Throttled, Unfit
 from pytest_devicelab.evidence.blame import Blame
 from pytest_devicelab.evidence.store import SessionStore
-from pytest_devicelab.lab.health import Problem, problems, throttled
+from pytest_devicelab.lab.health import Problem, changes, left_set, problems, throttled
 from pytest_devicelab.lab.recovery import clean
 from pytest_devicelab.matrix.specs import HealthSpec
 
@@ -106,12 +106,21 @@ class HealthGate:
         for problem in problems(self._after, self._limits):
             if problem.kind not in known:
                 self._store.write_blame(self._blame(problem))
+        self._put_back(self._before, self._after)
         if slowed := throttled(self._before, self._after):
             raise Throttled(
                 f"device {self._device.id}: heat slowed it down during the run",
                 why=slowed,
                 fix="cool it; what ran on a device that throttles does not count, see docs/how-to/keep-a-lab-healthy.md",
             )
+
+    def _put_back(self, before: Vitals, after: Vitals) -> None:
+        """Write down what is otherwise than it was, and have it as it was: what runs next must not depend on it."""
+        for change in changes(before, after):
+            self._store.write_blame(self._blame(change))
+        for name, value in left_set(before, after).items():
+            with suppress(InfrastructureError):  # refused, or out of reach: then the blame says how it is
+                self._device.setprop(name, value)
 
     @contextmanager
     def around(self) -> Iterator[None]:
@@ -167,6 +176,7 @@ def _plain(vitals: Vitals) -> Mapping[str, str]:
         "clock_skew_s": None if vitals.clock_skew_s is None else round(vitals.clock_skew_s, 1),
         "wakefulness": vitals.wakefulness,
         "doze": vitals.doze,
+        "adb_version": vitals.adb_version,
         "peak_status": None if vitals.peak_status is None else THERMAL_STATUS[vitals.peak_status],
     }
     return {name: str(value) for name, value in found.items() if value is not None}

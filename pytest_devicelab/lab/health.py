@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from pytest_devicelab.devices.vitals import THERMAL_STATUS, Vitals
 from pytest_devicelab.matrix.specs import HealthSpec
+from pytest_devicelab.matrix.suggest import show
 
-Kind = Literal["battery", "heat", "room", "clock", "runner", "reach"]
+Kind = Literal["battery", "heat", "room", "clock", "runner", "property", "adb", "reach"]
 
 THROTTLED = THERMAL_STATUS.index("moderate")
 """The status from which Android slows a device down so that it shows. Source: AOSP, THROTTLING_MODERATE."""
@@ -34,6 +36,34 @@ def problems(vitals: Vitals, limits: HealthSpec) -> tuple[Problem, ...]:
     """Return what is wrong with a device; what it did not say is not held against it."""
     found = (_battery(vitals, limits), _heat(vitals, limits), _room(vitals, limits), _clock(vitals, limits))
     return (*(problem for problem in found if problem is not None), *_runners(vitals))
+
+
+def left_set(before: Vitals, after: Vitals) -> Mapping[str, str]:
+    """Return the properties that are otherwise than they were, with their values before; empty for unset."""
+    was, now = before.properties, after.properties
+    if was is None or now is None:
+        return {}
+    return {
+        name: was.get(name, "") for name in sorted({*was, *now}) if was.get(name, "") != now.get(name, "")
+    }
+
+
+def changes(before: Vitals, after: Vitals) -> tuple[Problem, ...]:
+    """Return what is neither good nor bad, and has to be as it was found: properties, and the adb server."""
+    found = [
+        Problem(
+            kind="property",
+            text=f"property {name} is {show((after.properties or {}).get(name, ''))}; it was {show(value)}",
+            fix="put back what a test changes",
+        )
+        for name, value in left_set(before, after).items()
+    ]
+    if None not in (before.adb_version, after.adb_version) and before.adb_version != after.adb_version:
+        text = f"the adb server is {after.adb_version}; it was {before.adb_version}"
+        found.append(
+            Problem(kind="adb", text=text, fix="use one adb on this host: each ends the others' server")
+        )
+    return tuple(found)
 
 
 def throttled(before: Vitals, after: Vitals) -> str:

@@ -24,6 +24,7 @@ from pytest_devicelab.devices.vitals import read_vitals
 from pytest_devicelab.evidence.record import ModelIdentity, RunRecord
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.lab.attempts import run_on_device
+from pytest_devicelab.lab.gate import HealthGate
 from pytest_devicelab.lab.request import RunRequest
 from pytest_devicelab.matrix.specs import HealthSpec, log_profile
 from pytest_devicelab.runtimes.inputs import load_inputs
@@ -97,6 +98,7 @@ def test_a_fit_device_runs_and_its_vitals_are_in_the_record(ward: Ward) -> None:
     assert record.telemetry["before.thermal_status"] == "none"
     assert record.telemetry["after.wakefulness"] == "Awake"
     assert abs(float(record.telemetry["before.clock_skew_s"])) < 5
+    assert record.telemetry["before.adb_version"] == record.telemetry["after.adb_version"] != ""
     assert ward.store.blames() == ()
 
 
@@ -206,6 +208,23 @@ def test_processes_are_not_searched_where_no_runner_can_be(
     read_vitals(ward.device)
     assert b"grep -qs" in said[0]
     assert b"pidof" not in said[0]
+
+
+def test_a_property_that_a_test_left_set_is_blamed_and_put_back(ward: Ward) -> None:
+    device = ward.device
+    device.setprop("debug.kept", "before")
+    gate = HealthGate(device, HealthSpec(), ward.store, user="careless", progress=ward.said.append)
+    with gate.around():
+        device.setprop("debug.kept", "$(reboot)")
+        device.setprop("debug.tracing.screen_state", "2")  # as Android itself does
+        device.shell(["setprop", "log.tag.Mine", "VERBOSE"])
+    blames = sorted((blame.by, blame.kind, blame.text) for blame in ward.store.blames())
+    assert blames == [
+        ("careless", "property", "property debug.kept is '$(reboot)'; it was 'before'"),
+        ("careless", "property", "property log.tag.Mine is 'VERBOSE'; it was ''"),
+    ]
+    found = [device.getprop(name) for name in ("debug.kept", "log.tag.Mine", "debug.tracing.screen_state")]
+    assert found == ["before", "", "2"]
 
 
 def test_fixed_performance_is_put_back_also_after_a_crash(ward: Ward) -> None:

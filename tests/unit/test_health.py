@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_devicelab.devices.vitals import Vitals, parse_vitals
-from pytest_devicelab.lab.health import problems, throttled
+from pytest_devicelab.lab.health import changes, left_set, problems, throttled
 from pytest_devicelab.matrix.specs import HealthSpec
 
 # Laid out as Android 14 prints it.
@@ -46,8 +46,24 @@ CHANGES = """--------- beginning of events
 11-21 00:01:17.195  1000  1020 I thermal_changed: [nsp0,9,96.0,3,2]
 11-21 00:01:18.195  1000  1020 I thermal_changed: [skin,3,36.5,0,3]
 """
+PROPERTIES = """[debug.empty]: []
+[debug.qnn.level]: [3]
+[log.tag.QNN]: [a [b]: c]
+[ro.build.version.sdk]: [34]
+"""
 WHOLE = "\0".join(
-    (BATTERY, THERMAL, DF, "1700000100\n", "  mWakefulness=Dozing\n", "123\n456\n", "IDLE\n", CHANGES, "")
+    (
+        BATTERY,
+        THERMAL,
+        DF,
+        "1700000100\n",
+        "  mWakefulness=Dozing\n",
+        "123\n456\n",
+        "IDLE\n",
+        PROPERTIES,
+        CHANGES,
+        "",
+    )
 )
 FIT = Vitals(
     battery_percent=85,
@@ -76,6 +92,7 @@ def test_what_android_prints_is_read() -> None:
         clock_s=1700000100,
         peak_status=3,
         runners=(123, 456),
+        properties={"debug.qnn.level": "3", "log.tag.QNN": "a [b]: c"},
     )
 
 
@@ -137,10 +154,30 @@ def test_heat_that_came_and_went_slowed_it_down_as_well() -> None:
     """Of sensors, only the skin's and the NPU's: a core at its limit for a moment is what cores do."""
     assert "severe in between" in throttled(FIT, replace(FIT, peak_status=3))
     assert throttled(FIT, replace(FIT, peak_status=1)) == ""
-    cores = "\0".join((*[""] * 7, "thermal_changed: [CPU0,0,95.0,4,2]", ""))
+    cores = "\0".join((*[""] * 8, "thermal_changed: [CPU0,0,95.0,4,2]", ""))
     assert parse_vitals(cores, host_s=0.0).peak_status is None
 
 
 def test_a_status_that_is_not_said_any_more_is_no_sign_of_a_cool_device() -> None:
     assert "not after" in throttled(FIT, replace(FIT, thermal_status=None))
     assert throttled(Vitals(), Vitals()) == ""
+
+
+def test_a_property_that_is_otherwise_than_it_was_is_noticed() -> None:
+    before = replace(FIT, properties={"debug.gone": "1", "debug.same": "1", "log.tag.X": "a"})
+    after = replace(FIT, properties={"debug.same": "1", "debug.new": "\x1b[2J", "log.tag.X": "b"})
+    assert left_set(before, after) == {"debug.gone": "1", "debug.new": "", "log.tag.X": "a"}
+    assert [change.text for change in changes(before, after)] == [
+        "property debug.gone is ''; it was '1'",
+        "property debug.new is '\\x1b[2J'; it was ''",
+        "property log.tag.X is 'b'; it was 'a'",
+    ]
+    # A device that lists no properties says nothing about them.
+    assert changes(before, FIT) == changes(FIT, after) == ()
+
+
+def test_another_adb_server_is_noticed() -> None:
+    before = replace(FIT, adb_version="36.0.0-13206524")
+    (change,) = changes(before, replace(FIT, adb_version="41"))
+    assert (change.kind, change.text) == ("adb", "the adb server is 41; it was 36.0.0-13206524")
+    assert changes(before, before) == changes(before, FIT) == ()

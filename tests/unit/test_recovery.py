@@ -49,6 +49,9 @@ class Cable:
     def restart(self, *, timeout_s: float) -> None:
         self.done.append("restart")
 
+    def adb_version(self, *, timeout_s: float) -> str | None:
+        return None
+
     def reboot(self, *, timeout_s: float) -> None:
         self.done.append("reboot")
 
