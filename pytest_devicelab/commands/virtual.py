@@ -71,7 +71,7 @@ def run_up(options: argparse.Namespace) -> int:
         with spawn(virtual, state, timeout_s=60.0, namespace=namespace) as farm, _running(server):
             for spec in virtual:
                 address = f"127.0.0.1:{farm.ports[spec.id]}"
-                connect_device(adb, "127.0.0.1", options.adb_port, address)
+                connect_device("127.0.0.1", options.adb_port, address)
                 print(
                     f"{spec.id:20} {address:18} {spec.soc.name if spec.soc else '?':10} simulated", flush=True
                 )

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pytest_devicelab.errors import InfrastructureError, UserError
+from pytest_devicelab.devices.adb_stream import open_server
+from pytest_devicelab.errors import DeadlineExceeded, InfrastructureError, UserError
 
 # adb 36 is what adbutils bundles. Older servers wedge when many devices drop at once (measured with 29), and the
 # environment switches below that keep a private server private are not all known to them.
@@ -130,9 +131,9 @@ class AdbServer:
         """Connect a device that is reached over TCP.
 
         Raises:
-            InfrastructureError: the server could not reach it; `adb connect` itself exits 0 even then.
+            InfrastructureError: the server could not reach it.
         """
-        connect_device(self._adb, self.host, self.port, address, timeout_s=timeout_s)
+        connect_device(self.host, self.port, address, timeout_s=timeout_s)
 
     def revive(self) -> bool:
         """Start the server again if it died; says whether it did. Not for several threads at once.
@@ -170,13 +171,16 @@ class AdbServer:
         self.close()
 
 
-def connect_device(adb: Path, host: str, port: int, address: str, *, timeout_s: float = 15.0) -> None:
-    """Tell an adb server to connect a device over TCP; `InfrastructureError` when it could not."""
-    command = [str(adb), "-H", host, "-P", str(port), "connect", address]
+def connect_device(host: str, port: int, address: str, *, timeout_s: float = 15.0) -> None:
+    """Tell an adb server to connect a device over TCP; `InfrastructureError` when it could not.
+
+    Not with `adb connect`, which starts a server where none answers at `localhost`, and ends one of another version.
+    """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
-        said = (done.stdout + done.stderr).strip()
-    except subprocess.TimeoutExpired:
+        with open_server(host, port, f"connect {address}", timeout_s) as stream:
+            stream.command(f"host:connect:{address}")
+            said = stream.sized_text().strip()
+    except DeadlineExceeded:
         said = f"no answer within {timeout_s:g} s"
     if not re.match(r"(already )?connected to ", said):
         raise InfrastructureError(

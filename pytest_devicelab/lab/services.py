@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pytest_devicelab.devices.adb_server import AdbServer, connect_device, find_adb
+from pytest_devicelab.devices.adb_server import AdbServer, connect_device
 from pytest_devicelab.errors import InfrastructureError, UserError
 from pytest_devicelab.lab.address import LabAddress
 from pytest_devicelab.lab.executor import LOCAL_KINDS, require_executor
@@ -35,8 +35,7 @@ class LabServices:
         owner = {unit: spec for spec in devices if spec.kind == "virtual" for unit in spec.unit_ids}
         virtual = tuple(replace(spec, id=unit, units=1) for unit, spec in owner.items())
         try:
-            adb = find_adb()
-            servers, private = self._servers(matrix, devices, state / "adb", adb)
+            servers, private = self._servers(matrix, devices, state / "adb")
             ports: Mapping[str, int] = {}
             if virtual:
                 from pytest_devicelab.virtual.spawn import spawn
@@ -48,7 +47,7 @@ class LabServices:
                 for name, serial_port in ports.items():
                     # A device that does not answer is lost to whoever leases it; the others go on.
                     with suppress(InfrastructureError):
-                        connect_device(adb, *servers[owner[name].id], f"127.0.0.1:{serial_port}")
+                        connect_device(*servers[owner[name].id], f"127.0.0.1:{serial_port}")
 
             connect_all()
             if private is not None:
@@ -63,7 +62,7 @@ class LabServices:
         self.address = LabAddress(host=host, port=port, ports=ports, servers=others)
 
     def _servers(
-        self, matrix: MatrixSpec, devices: tuple[DeviceSpec, ...], home: Path, adb: Path
+        self, matrix: MatrixSpec, devices: tuple[DeviceSpec, ...], home: Path
     ) -> tuple[dict[str, tuple[str, int]], AdbServer | None]:
         """Return address and port of each device's adb server, and the private one, started if anybody needs it."""
         named = {
@@ -73,7 +72,7 @@ class LabServices:
         }
         private = None
         if None in named.values() or not named:
-            private = self._stack.enter_context(AdbServer(home, adb=adb))
+            private = self._stack.enter_context(AdbServer(home))
         ours = (private.host, private.port) if private is not None else ("", 0)
         found = {name: (it.host, it.port) if it is not None else ours for name, it in named.items()}
         return found, private

@@ -15,7 +15,8 @@ import pytest
 
 from pytest_devicelab.devices.adb_server import AdbServer, adb_version, connect_device, find_adb
 from pytest_devicelab.devices.adb_stream import list_attached
-from pytest_devicelab.errors import InfrastructureError, UserError
+from pytest_devicelab.devices.adb_transport import AdbTransport
+from pytest_devicelab.errors import AdbServerLost, InfrastructureError, UserError
 from tests.e2e.virtual_lab import VirtualLab
 
 LISTEN = "0A"  # state of a socket in /proc/net/tcp. Source: Linux, include/net/tcp_states.h
@@ -227,7 +228,54 @@ def test_an_adb_that_cannot_serve(tmp_path: Path) -> None:
         AdbServer(tmp_path / "home", adb=fake)
 
 
-def test_connecting_never_takes_success_from_the_exit_status(tmp_path: Path) -> None:
-    fake = program(tmp_path, "echo 'failed to authenticate to 127.0.0.1:1'; exit 0")
-    with pytest.raises(InfrastructureError, match="failed to authenticate"):
-        connect_device(fake, "127.0.0.1", 1, "127.0.0.1:1")
+def test_the_servers_okay_is_not_yet_a_connection(tmp_path: Path) -> None:
+    said = b"failed to authenticate to 127.0.0.1:1"
+    with socket.create_server(("127.0.0.1", 0)) as fake:
+
+        def serve() -> None:
+            peer, _ = fake.accept()
+            with peer:
+                peer.recv(100)
+                peer.sendall(b"OKAY%04x%s" % (len(said), said))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(InfrastructureError, match="failed to authenticate"):
+            connect_device("127.0.0.1", fake.getsockname()[1], "127.0.0.1:1")
+        thread.join()
+
+
+def test_connecting_starts_no_server(tmp_path: Path) -> None:
+    """`adb -H localhost connect` does, and nobody ends it."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with pytest.raises(AdbServerLost):
+        connect_device("localhost", port, "127.0.0.1:1")
+    assert not answers(port)
+
+
+def test_it_says_its_version(server: AdbServer) -> None:
+    transport = AdbTransport(host=server.host, port=server.port, serial="none", name="none")
+    version = transport.adb_version(timeout_s=10)
+    assert version is not None
+    assert version.startswith(".".join(map(str, adb_version(find_adb()))))
+
+
+@pytest.mark.parametrize(
+    ("answer", "version"), [(b"OKAY00040029", "41"), (b"OKAY0004wxyz", None), (b"FAIL0000", None)]
+)
+def test_a_server_that_is_older_says_that_of_its_protocol(answer: bytes, version: str | None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as fake:
+
+        def serve() -> None:
+            for said in (b"FAIL0014unknown host service", answer):
+                peer, _ = fake.accept()
+                with peer:
+                    peer.recv(100)
+                    peer.sendall(said)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        transport = AdbTransport(host="127.0.0.1", port=fake.getsockname()[1], serial="none", name="none")
+        assert transport.adb_version(timeout_s=10) == version
+        thread.join()
