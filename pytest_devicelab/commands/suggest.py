@@ -12,16 +12,6 @@ if TYPE_CHECKING:
     from pytest_devicelab.aihub.messages import HubDevice
     from pytest_devicelab.devices.adb_transport import AdbTransport
 
-# What to do about a device that adb knows but cannot use. Source: AOSP adb, ConnectionState.
-_FIXES = {
-    "unauthorized": "unlock it and accept the prompt 'Allow USB debugging?'",
-    "authorizing": "unlock it and accept the prompt 'Allow USB debugging?'",
-    "offline": "plug it in anew, or `adb reconnect offline`",
-    "no permissions": "allow this user to use it: a udev rule, or the group plugdev; then `adb kill-server`",
-    "recovery": "reboot it into Android",
-    "sideload": "reboot it into Android",
-    "bootloader": "reboot it into Android",
-}
 _PROPERTIES = (
     "ro.product.model",
     "ro.soc.model",
@@ -44,6 +34,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--adb-port", type=int, default=5037, metavar="PORT", help="the adb server to ask (default: 5037)"
     )
     parser.add_argument(
+        "--adb-host", default="127.0.0.1", metavar="HOST", help="where it runs (default: 127.0.0.1)"
+    )
+    parser.add_argument(
         "--aihub",
         choices=("all", "canary"),
         help="ask Qualcomm AI Hub instead: for every device that runs QNN models, or one a Hexagon version",
@@ -60,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     if options.aihub:
         print("\n".join(["devices:", *_aihub_entries(options.aihub)]))
         return 0
-    host, port = "127.0.0.1", options.adb_port
+    host, port = options.adb_host, options.adb_port
     try:
         attached = list_attached(host, port)
     except DeviceLost:
@@ -80,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         print("\n".join([*lines, _EXAMPLE]), end="")
         return 0
     # These devices belong to this server; a private one of the session's would not see them.
-    print(f"lab: {{adb: {{host: {host}, port: {port}}}}}\ndevices:")
+    print(f"lab: {{adb: {{host: {json.dumps(host)}, port: {port}}}}}\ndevices:")
     print("\n".join(lines))
     return 0
 
@@ -130,8 +123,9 @@ def hub_entry(device: HubDevice, taken: set[str]) -> str:
 
 def trouble(serial: str, state: str) -> str:
     """Return the comment for a device that cannot be used, with what to do about it."""
-    fix = next((fix for known, fix in _FIXES.items() if state.startswith(known)), "look at `adb devices -l`")
-    return f"  # {_comment([f'{serial}: {state}'])}\n  #   fix: {fix}"
+    from pytest_devicelab.devices.adb_stream import fix_of_state
+
+    return f"  # {_comment([f'{serial}: {state}'])}\n  #   fix: {fix_of_state(state)}"
 
 
 def _properties(transport: AdbTransport) -> dict[str, str]:

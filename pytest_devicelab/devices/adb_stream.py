@@ -17,6 +17,22 @@ from pytest_devicelab.errors import AdbServerLost, DeadlineExceeded, DeviceLost,
 _LONGEST_SERVICE_BYTES = 0xFFFF
 # A server on this host or in the next rack answers at once; a host that is switched off never does.
 SERVER_ANSWERS_S = 5.0
+# Source: AOSP adb, ConnectionState.
+_PROMPT = "unlock it and accept the prompt 'Allow USB debugging?'"
+_REBOOT = "reboot it into Android"
+_FIXES = (
+    ("unauthorized", _PROMPT),
+    ("authorizing", _PROMPT),
+    ("offline", "plug it in anew, or `adb reconnect offline`"),
+    (
+        "no permissions",
+        "allow this user to use it: a udev rule, or the group plugdev; then `adb kill-server`",
+    ),
+    ("recovery", _REBOOT),
+    ("sideload", _REBOOT),
+    ("bootloader", _REBOOT),
+    ("not attached", "plug it in, and see whether `adb devices -l` lists it"),
+)
 
 
 class Stream:
@@ -160,6 +176,11 @@ def list_attached(host: str, port: int, *, timeout_s: float = 10.0) -> tuple[tup
         stream.command("host:devices")
         rows = [line.split("\t", 1) for line in stream.sized_text().splitlines()]
     return tuple(sorted((row[0], row[1]) for row in rows if len(row) == 2))
+
+
+def fix_of_state(state: str) -> str:
+    """Return what to do about a device that an adb server lists in a state it cannot be used in."""
+    return next((fix for known, fix in _FIXES if state.startswith(known)), "look at `adb devices -l`")
 
 
 def too_late(what: str, timeout_s: float) -> DeadlineExceeded:

@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -20,6 +19,9 @@ from typing import Literal
 from pytest_devicelab.devices.adb_server import adb_version, find_adb
 from pytest_devicelab.devices.adb_stream import list_attached
 from pytest_devicelab.errors import DevicelabError, InfrastructureError, UserError
+from pytest_devicelab.lab.checkup_devices import check_devices
+from pytest_devicelab.lab.finding import Finding
+from pytest_devicelab.lab.lease_desk import RECORD_BYTES
 from pytest_devicelab.lab.lease_seat import lease_folder
 from pytest_devicelab.lab.preflight import check_lab
 from pytest_devicelab.matrix.decode import load_matrix
@@ -30,18 +32,9 @@ OLDEST_PYTHON = (3, 11)
 OLDEST_GLIBC = (2, 35)
 """Source: the onnxruntime-qnn wheel is tagged manylinux_2_34 and its HTP simulator asks for symbols of 2.35."""
 _USERS_ADB_PORT = 5037
+_ELSEWHERE = "make room, or name another place with TMPDIR"
 # A session keeps the compiled models, the outputs of every device and the devices' storage.
 _TIGHT_BYTES, _TOO_FULL_BYTES = 2 * 1024**3, 200 * 1024**2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing looked at: `warn` where a part of the project does without, `fail` where no session can run."""
-
-    name: str
-    grade: Literal["ok", "warn", "fail"]
-    text: str
-    fix: str = ""
 
 
 def check_up(*, reports: Path, matrix: Path | None) -> Iterator[Finding]:
@@ -60,9 +53,9 @@ def check_up(*, reports: Path, matrix: Path | None) -> Iterator[Finding]:
     yield _namespaces()
     yield _leases()
     yield _disk("reports", reports)
-    yield _disk("temporary files", Path(tempfile.gettempdir()))
+    yield _temporary()
     if matrix is not None:
-        yield _matrix(matrix)
+        yield from _matrix(matrix)
 
 
 def _python(version: tuple[int, ...]) -> Finding:
@@ -153,16 +146,19 @@ def _simulator() -> Finding:
 
 def _namespaces() -> Finding:
     """Opened the way a virtual device does: a mount namespace, as root or in a user namespace."""
-    with tempfile.TemporaryDirectory(prefix="dl-") as folder:
-        root = Path(folder).resolve()
-        for name in DEVICE_FOLDERS:
-            (root / name).mkdir()
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="dl-") as folder:
+            root = Path(folder).resolve()
+            for name in DEVICE_FOLDERS:
+                (root / name).mkdir()
             asyncio.run(_open_and_close(root))
-        except InfrastructureError as error:
-            text = f"none to be had ({error.why}): device paths in commands are rewritten instead"
-            fix = "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or `docker run --cap-add SYS_ADMIN`"
-            return Finding(name="namespaces", grade="warn", text=text, fix=fix)
+    except InfrastructureError as error:
+        text = f"none to be had ({error.why}): device paths in commands are rewritten instead"
+        fix = "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or `docker run --cap-add SYS_ADMIN`"
+        return Finding(name="namespaces", grade="warn", text=text, fix=fix)
+    except OSError as error:
+        text = f"not tried: there is no room for a virtual device ({error})"
+        return Finding(name="namespaces", grade="warn", text=text, fix=_ELSEWHERE)
     return Finding(name="namespaces", grade="ok", text="virtual devices get mount namespaces")
 
 
@@ -174,7 +170,10 @@ async def _open_and_close(root: Path) -> None:
 def _leases() -> Finding:
     try:
         folder = lease_folder()
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(
+                b"\n" * RECORD_BYTES
+            )  # a full disk has room for a file's name, and none for its content
             return Finding(name="leases", grade="ok", text=str(folder))
     except DevicelabError as error:
         return _from_error("leases", "fail", error)
@@ -183,27 +182,43 @@ def _leases() -> Finding:
         return Finding(name="leases", grade="fail", text=str(error), fix=fix)
 
 
-def _disk(what: str, folder: Path) -> Finding:
-    there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
-    free = shutil.disk_usage(there).free
+def _temporary() -> Finding:
+    try:
+        return _disk("temporary files", Path(tempfile.gettempdir()), _ELSEWHERE)
+    except FileNotFoundError as error:  # what gettempdir raises where it can write nowhere
+        return Finding(
+            name="disk", grade="fail", text=f"no temporary files: {error.strerror}", fix=_ELSEWHERE
+        )
+
+
+def _disk(
+    what: str, folder: Path, fix: str = "make room, or name another place with --reports DIR"
+) -> Finding:
+    try:
+        there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+        free = shutil.disk_usage(there).free
+    except OSError as error:
+        return Finding(name="disk", grade="fail", text=f"{what} cannot go to {folder}: {error}", fix=fix)
     text = f"{free / 1024**3:.1f} GiB free for {what} at {there}"
-    grade: Literal["ok", "warn", "fail"] = "ok" if free >= _TIGHT_BYTES else "warn"
-    if free < _TOO_FULL_BYTES or not os.access(there, os.W_OK):
-        grade = "fail"
-        text += "" if os.access(there, os.W_OK) else ", and not writable"
-    where = "--reports DIR" if what == "reports" else "TMPDIR"
-    fix = "" if grade == "ok" else f"make room, or name another place with {where}"
-    return Finding(name="disk", grade=grade, text=text, fix=fix)
+    if not there.is_dir():
+        return Finding(name="disk", grade="fail", text=f"{what} cannot go to {there}: it is a file", fix=fix)
+    if not os.access(there, os.W_OK | os.X_OK):
+        return Finding(name="disk", grade="fail", text=f"{text}, and not writable", fix=fix)
+    if free >= _TIGHT_BYTES:
+        return Finding(name="disk", grade="ok", text=text)
+    return Finding(name="disk", grade="fail" if free < _TOO_FULL_BYTES else "warn", text=text, fix=fix)
 
 
-def _matrix(path: Path) -> Finding:
+def _matrix(path: Path) -> Iterator[Finding]:
     try:
         matrix = load_matrix(path)
         check_lab(matrix, matrix.devices)
     except UserError as error:
-        return _from_error("matrix", "fail", error)
+        yield _from_error("matrix", "fail", error)
+        return
     text = f"{path}: {len(matrix.devices)} devices, {len(matrix.models)} models"
-    return Finding(name="matrix", grade="ok", text=text)
+    yield Finding(name="matrix", grade="ok", text=text)
+    yield from check_devices(matrix)
 
 
 def _from_error(name: str, grade: Literal["warn", "fail"], error: DevicelabError) -> Finding:

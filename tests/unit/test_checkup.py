@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import shutil
 import socket
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +16,10 @@ import pytest
 
 from pytest_devicelab.cli import main
 from pytest_devicelab.lab import checkup
-from pytest_devicelab.lab.checkup import Finding
+from pytest_devicelab.lab.checkup_devices import check_devices
+from pytest_devicelab.lab.finding import Finding
+from pytest_devicelab.lab.quarantine import Quarantine
+from pytest_devicelab.matrix.specs import AdbServerSpec, DeviceSpec, LabSpec, MatrixSpec, Source
 
 
 class Usage(NamedTuple):
@@ -54,15 +61,15 @@ def test_an_adb_that_is_none_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 class FakeServer:
     """Answers one request as an adb server does, with the text given."""
 
-    def __init__(self, answer: bytes) -> None:
+    def __init__(self, answer: bytes, *, requests: int = 2) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
-        self._answer = answer
+        self._answer, self._requests = answer, requests
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
     def _serve(self) -> None:
-        for _ in range(2):  # one looks whether anybody listens, the other asks
+        for _ in range(self._requests):  # one looks whether anybody listens, the other asks
             peer, _ = self._socket.accept()
             with peer:
                 if peer.recv(100):
@@ -130,9 +137,75 @@ def test_a_lease_folder_that_cannot_be_used_fails(tmp_path: Path, monkeypatch: p
     assert checkup._leases().grade == "fail"
 
 
+def test_a_lease_folder_on_a_full_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setenv("DEVICELAB_LEASES", str(tmp_path))
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: Full())
+    found = checkup._leases()
+    assert (found.grade, "No space left" in found.text) == ("fail", True)
+
+
+def test_a_file_where_reports_should_go_fails(tmp_path: Path) -> None:
+    (tmp_path / "reports").write_text("")
+    found = checkup._disk("reports", tmp_path / "reports" / "sessions")
+    assert (found.grade, "it is a file" in found.text) == ("fail", True)
+
+
+def test_no_place_for_temporary_files_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    found = checkup._temporary()
+    assert (found.grade, "No usable temporary" in found.text, "TMPDIR" in found.fix) == ("fail", True, True)
+    assert checkup._namespaces().grade == "warn"
+
+
+@pytest.fixture
+def rack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MatrixSpec]:
+    """Two servers, one of which is away; the other knows one of three phones."""
+    monkeypatch.setenv("DEVICELAB_LEASES", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        away = probe.getsockname()[1]
+    server = FakeServer(b"OKAY001cR5A\tdevice\nR5B\tunauthorized\n", requests=1)
+    servers = {
+        "b": AdbServerSpec(host="127.0.0.1", port=server.port),
+        "c": AdbServerSpec(host="localhost", port=away),
+    }
+    source = Source(file="m.yaml", line=1, column=1)
+    devices = (
+        DeviceSpec(id="one", kind="adb", source=source, serial="R5A", group="b"),
+        DeviceSpec(id="pool", kind="adb", source=source, serials=("R5B", "R5C"), group="b"),
+        DeviceSpec(
+            id="far", kind="adb", source=source, serial="R5D", group="c", power_cycle=("no-such-program",)
+        ),
+    )
+    yield MatrixSpec(path=tmp_path / "m.yaml", lab=LabSpec(groups=servers), devices=devices, models=())
+    server.close()
+
+
+def test_what_the_matrix_names_is_looked_for_behind_its_servers(rack: MatrixSpec, tmp_path: Path) -> None:
+    Quarantine(tmp_path).impose("R5A", "other name", "the cable broke")
+    Quarantine(tmp_path).impose("R5X", "not ours", "x")
+    here, away, power, quarantine = check_devices(rack)
+    assert {each.grade for each in (here, away, power, quarantine)} == {"warn"}
+    assert here.text.endswith(
+        "has 1 of 3 phones that the matrix names; pool (R5B): unauthorized; pool (R5C): not attached"
+    )
+    assert "Allow USB debugging" in here.fix
+    assert "plug it in" in here.fix
+    assert "none answers at localhost:" in away.text
+    assert away.text.endswith("far out of reach")
+    assert "no-such-program, which cycles the power of far, is not on this host" in power.text
+    assert quarantine.text == "one (R5A) is left alone for now; first cause: the cable broke"
+
+
 def test_a_matrix_with_a_mistake_fails(tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_text("schema: devicelab.matrix/1\ndevices: []\n")
-    found = checkup._matrix(tmp_path / "m.yaml")
+    (found,) = checkup._matrix(tmp_path / "m.yaml")
     assert found.grade == "fail"
     assert found.fix
 

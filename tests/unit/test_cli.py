@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from pytest_devicelab.cli import main
 from pytest_devicelab.commands import fingerprint
-from pytest_devicelab.lab.checkup import Finding
+from pytest_devicelab.lab.finding import Finding
 
 
 def test_names_in_a_model_do_not_steer_the_terminal(
