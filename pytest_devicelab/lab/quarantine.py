@@ -7,6 +7,7 @@ reach it, which ends the quarantine; a failure doubles it. What a note says is d
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -70,7 +71,8 @@ class Quarantine:
         raise Quarantined(
             f"device {name} is in quarantine for {ban.until - self._now():.0f} s more",
             why=f"first cause: {ban.reason}",
-            fix="see to the device, then `devicelab lab unquarantine " + f"{name}`",
+            # Whoever put it there may call it otherwise.
+            fix=f"see to the device, then `devicelab lab unquarantine {shlex.quote(ban.name)}`",
             recovery=(quarantine_step(ban),),
         )
 

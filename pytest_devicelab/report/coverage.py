@@ -13,7 +13,7 @@ _OUT_OF_REACH = frozenset({"lost", "absent", "adb", "deadline", "quarantined"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoverageHole:
-    """A chip for which runs were asked for that no unit could carry out, because none was left that answered.
+    """A chip for which runs were asked for that no unit could carry out, because none was left that is healthy.
 
     Attributes:
         chip: part number, else Hexagon version, else the device's id.
@@ -29,7 +29,7 @@ class CoverageHole:
 
 
 def find_holes(units: Mapping[str, Sequence[str]], records: Sequence[RunRecord]) -> tuple[CoverageHole, ...]:
-    """Return the chips of which every unit that was asked for anything went out of reach and was not recovered.
+    """Return the chips of which every unit that was asked for anything is out of reach, or not fit to be used.
 
     Args:
         units: ids of the devices of each chip, in matrix order.
@@ -38,7 +38,7 @@ def find_holes(units: Mapping[str, Sequence[str]], records: Sequence[RunRecord])
     holes = []
     for chip, ids in units.items():
         asked = [record for record in records if record.device.id in ids]
-        out = [record for record in asked if _out_of_reach(record)]
+        out = [record for record in asked if _not_to_be_had(record)]
         if out and {record.device.id for record in out} == {record.device.id for record in asked}:
             first = next((record for record in out if record.attempts[-1].failure != "quarantined"), out[0])
             reason = " ".join(first.error.partition("\n  fix:")[0].split())
@@ -46,10 +46,10 @@ def find_holes(units: Mapping[str, Sequence[str]], records: Sequence[RunRecord])
     return tuple(holes)
 
 
-def _out_of_reach(record: RunRecord) -> bool:
-    """Say whether a run came to nothing because its device could not be reached, or not be recovered."""
+def _not_to_be_had(record: RunRecord) -> bool:
+    """Say whether a run came to nothing because its device was out of reach, not recovered, or hot, empty or full."""
     if record.status != "failed" or not record.attempts:
         return False
     last = record.attempts[-1]
     never_begun = not last.started and last.failure in _OUT_OF_REACH
-    return never_begun or bool(record.recovery and not record.recovery[-1].helped)
+    return never_begun or last.failure == "unfit" or bool(record.recovery and not record.recovery[-1].helped)

@@ -104,6 +104,12 @@ def test_a_chip_without_a_healthy_unit_is_a_hole() -> None:
     assert find_holes(UNITS, [lost, record("", device="twin")]) == ()
 
 
+def test_a_chip_of_which_all_units_are_unfit_is_a_hole() -> None:
+    hot, empty = (record("unfit", device=device, status="failed") for device in UNITS["SM8650"])
+    assert [hole.devices for hole in find_holes(UNITS, [hot, empty])] == [("s24", "twin")]
+    assert find_holes(UNITS, [hot, record("", device="twin")]) == ()
+
+
 def test_a_run_that_failed_on_a_device_that_answers_is_no_hole() -> None:
     assert find_holes(UNITS, [record("runner", status="failed")]) == ()
     assert (

@@ -46,6 +46,13 @@ def test_a_device_in_quarantine_is_refused_with_its_first_cause(
     assert (step.started, step.said) == ("2027-01-15T08:00:00Z", "left alone until 2027-01-15T08:02:00Z")
 
 
+def test_the_fix_names_the_device_as_the_quarantine_does(quarantine: Quarantine) -> None:
+    quarantine.impose("R5", "their name; $(x)", "cause")
+    with pytest.raises(Quarantined, match="device ours is in quarantine") as caught:
+        quarantine.admit("R5", "ours")
+    assert caught.value.fix.endswith("`devicelab lab unquarantine 'their name; $(x)'`")
+
+
 def test_after_it_the_device_is_on_probation_and_a_success_ends_it(
     quarantine: Quarantine, clock: Clock
 ) -> None:
