@@ -45,18 +45,15 @@ def profile_events(table: bytes) -> Iterator[Mapping[str, str]]:
     Raises:
         KeyError: it has no such heads.
     """
-    cells = csv.reader(io.StringIO(table.decode("utf-8", "replace")), skipinitialspace=True)
-    heads: list[str] | None = None
-    told = False
-    for line in cells:
-        told = True
-        if heads is None:
-            found = [cell.strip() for cell in line]
-            heads = found if {"Message", "Time"} <= set(found) else None
-        elif line:
-            yield dict(zip(heads, line, strict=False))
-    if told and heads is None:
+    lines = io.StringIO(table.decode("utf-8", "replace"))
+    for line in lines:
+        heads = [cell.strip() for cell in line.split(",")]
+        if {"Message", "Time"} <= set(heads):
+            # What a line lacks is None.
+            return csv.DictReader(lines, heads, skipinitialspace=True)
+    if table:
         raise KeyError("Message")
+    return iter(())
 
 
 def _first_inference(events: Iterable[Mapping[str, str]], partitions: int) -> Iterator[Mapping[str, str]]:
