@@ -24,7 +24,7 @@ from pytest_devicelab.lab.session import LabSession
 from pytest_devicelab.matrix.soc import Soc, soc_from_properties
 from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.runtimes.compile import compile_context
-from pytest_devicelab.virtual.tools.raw_files import file_name
+from pytest_devicelab.virtual.tools.raw_files import native_file
 
 Array = npt.NDArray[np.generic]
 
@@ -100,7 +100,11 @@ def _inputs(shown: SmallestPart, files: dict[str, bytes]) -> list[dict[str, Any]
             {"name": name, "file": f"inputs/{number}.npy", "dtype": array.dtype.name, "shape": shape}
         )
     files["input_list.txt"] = (" ".join(words) + "\n").encode()
-    outputs = (f"{number} {file_name(name, native=True)}" for number, name in enumerate(shown.part.outputs))
+    record = next(iter(shown.records.values()))
+    outputs = (
+        f"{number} {native_file(name, record.output(name).dtype)}"
+        for number, name in enumerate(shown.part.outputs)
+    )
     files["output_files.txt"] = ("\n".join(outputs) + "\n").encode()
     return entries
 

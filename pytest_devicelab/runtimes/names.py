@@ -54,8 +54,10 @@ def file_problem(outputs: Sequence[str]) -> str:
     """
     if cut := [name for name in outputs if "\0" in name]:
         return f"the compiler ends the name of output {cut[0][:80]!r} at its first NUL character"
-    files = Counter(file_name(name, native=True) for name in outputs)
-    shared = [name for name in outputs if files[file_name(name, native=True)] > 1]
+    # Which of the two it is depends on the dtype the compiler chooses.
+    files = {name: {file_name(name), file_name(name, native=True)} for name in outputs}
+    taken = Counter(file for name in outputs for file in files[name])
+    shared = [name for name in outputs if any(taken[file] > 1 for file in files[name])]
     if shared:
         named = [name[:80] for name in shared[:10]]
         return f"outputs {named} would share a file, for what is no letter or digit becomes _"

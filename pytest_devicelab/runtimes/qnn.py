@@ -26,7 +26,7 @@ from pytest_devicelab.virtual.onnx_model import (
     signature,
 )
 from pytest_devicelab.virtual.profile import op_rows
-from pytest_devicelab.virtual.tools.raw_files import file_name
+from pytest_devicelab.virtual.tools.raw_files import native_file
 
 _PROFILE = "qnn-profiling-data_0.csv"
 _RENAME = "rename the outputs of the model, or run it under `runtime: ort`"
@@ -100,7 +100,7 @@ class QnnRuntime:
             outputs=tuple(
                 OutputFile(
                     name=tensor.name,
-                    file=file_name(tensor.name, native=True),
+                    file=native_file(tensor.name, tensor.dtype),
                     dtype=tensor.dtype,
                     shape=tensor.shape,
                     quantization=tensor.quantization or grids.get(tensor.name),
@@ -204,5 +204,9 @@ def _common(prepared: Prepared, job: Job) -> tuple[str, ...]:
             if prepared.native_inputs
             else []
         ),
-        "--use_native_output_files",
+        *(
+            ["--use_native_output_files"]
+            if any(output.dtype != "float32" for output in prepared.outputs or ())
+            else []
+        ),
     )

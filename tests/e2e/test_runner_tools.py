@@ -179,8 +179,7 @@ def test_native_files(phone: Phone) -> None:
     done = phone.net_run("--use_native_input_files", "--output_data_type", "float_and_native")
     assert done.returncode == 0, done.stdout
     files = {Path(name).name for name in listing(phone.tmp / "out")}
-    assert files == {"logits.raw", "logits_native.raw"}
-    assert phone.result(0).tobytes() == phone.result(0, "logits_native.raw").tobytes()
+    assert files == {"logits.raw"}, "float32 is not called native"
 
 
 def test_inferences_go_round_the_list(phone: Phone) -> None:

@@ -158,3 +158,8 @@ def test_an_id_of_the_matrix_is_a_plain_name(name: str) -> None:
     if ID.fullmatch(name):
         assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_.")
         assert not name.startswith(".")
+
+
+def test_an_output_that_may_take_anothers_native_file_is_refused() -> None:
+    assert "would share a file" in file_problem(["a", "a_native"])
+    assert file_problem(["a", "b_native"]) == ""

@@ -239,7 +239,11 @@ def _write(
     kinds = _output_kinds(arguments)
     tensors = {tensor.name: tensor for tensor in graph.outputs}
     files = {
-        native: result_files(wanted.outputs, native=wanted.outputs if native else ()) for native in kinds
+        native: result_files(
+            wanted.outputs,
+            native=[name for name in wanted.outputs if native and tensors[name].dtype != "float32"],
+        )
+        for native in kinds
     }
     with results_folder(Path(host_path(arguments.output_dir)), ("Result_*", f"{_PROFILE}.*")) as folder:
         for number, outputs in enumerate(result.outputs[: arguments.keep_num_outputs]):

@@ -1,7 +1,7 @@
 """Raw tensor files on a device: input lists, input files, `Result_N/NAME.raw`.
 
 Source: input list and file layout: Qualcomm AI Engine Direct documentation, qnn-net-run; the `_native`
-suffix: as public users of `--use_native_output_files` find it.
+suffix, and that float32 never gets it: QNN SDK sample application, `IOTensor::writeOutputTensors`.
 """
 
 from __future__ import annotations
@@ -50,6 +50,11 @@ def file_name(tensor: str, *, native: bool = False) -> str:
     """
     plain = re.sub(r"[^A-Za-z0-9_]", "_", tensor)
     return f"{'_' if plain[:1].isdigit() else ''}{plain}{'_native' if native else ''}.raw"
+
+
+def native_file(tensor: str, dtype: str) -> str:
+    """Return the name of an output's raw file in the graph's own dtype: float32 is not called native."""
+    return file_name(tensor, native=dtype != "float32")
 
 
 def read_input_list(path: Path, inputs: Sequence[TensorInfo], outputs: Sequence[str]) -> InputList:
