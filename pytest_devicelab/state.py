@@ -248,7 +248,7 @@ class State:
         simulated = sum(spec.simulated for spec in self.devices)
         line = (
             f"devicelab: {self.matrix.path.name}: {len(self.devices)} of {len(self.matrix.devices)} devices "
-            f"({simulated} simulated), {len(self.matrix.models)} models"
+            f"({simulated} simulated), {len(self.matrix.models)} model{'s' * (len(self.matrix.models) != 1)}"
         )
         resumed = [f"devicelab: resumes session {self._resume.name}"] if self._resume is not None else []
         return [line, *resumed, *(f"devicelab: note: {note}" for note in self.matrix.notes)]
