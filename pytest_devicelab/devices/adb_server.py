@@ -188,6 +188,13 @@ def connect_device(host: str, port: int, address: str, *, timeout_s: float = 15.
         )
 
 
+def disconnect_device(host: str, port: int, address: str, *, timeout_s: float = 5.0) -> None:
+    """Have an adb server forget a device over TCP; never raises. It would go on looking for it, and find another's."""
+    with suppress(InfrastructureError), open_server(host, port, f"disconnect {address}", timeout_s) as stream:
+        stream.command(f"host:disconnect:{address}")
+        stream.sized_text()
+
+
 def private_environment(home: Path, port: int) -> dict[str, str]:
     """Return the environment of an adb that shares nothing with the user's own.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -57,6 +58,8 @@ class Lab:
         self._waiting = waiting
         self._quarantine = Quarantine()
         self._presence = Presence()
+        self._telling = threading.Lock()
+        self._left_out: set[tuple[str, str]] = set()
 
     @contextmanager
     def lease(self, spec: DeviceSpec, *, unit: str = "") -> Iterator[AdbDevice]:
@@ -138,6 +141,8 @@ class Lab:
                     lost[serial] = error  # its equals may be well
                     continue
                 stack.push(ours.pop_all())
+                with self._telling:
+                    self._left_out.discard((spec.id, serial))  # it is back
                 return device
         raise lost[serials[0]]
 
@@ -156,7 +161,22 @@ class Lab:
                 lost[serial] = error
             else:
                 found.append(serial)
+        self._tell_left_out(spec, serials, lost)
         return tuple(found)
+
+    def _tell_left_out(
+        self, spec: DeviceSpec, serials: tuple[str, ...], lost: Mapping[str, InfrastructureError]
+    ) -> None:
+        """Say which units of a pool do not take part, and why, once."""
+        if len(serials) == 1:
+            return
+        with self._telling:
+            news = {
+                serial: error for serial, error in lost.items() if (spec.id, serial) not in self._left_out
+            }
+            self._left_out |= {(spec.id, serial) for serial in lost}
+        for serial, error in news.items():
+            self._waiting(f"unit {serial} of {spec.id} is left out: {error.what}: {error.why}")
 
     def _begin(self, spec: DeviceSpec, serial: str, lease: Lease) -> AdbDevice:
         """Return the handle of a unit that is held, once it answers and is put in order."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from pytest_devicelab.errors import DeviceBusy, InfrastructureError, LeaseLost
 from pytest_devicelab.lab.lease_desk import (
     RECORD_BYTES,
+    RELEASED_BY,
     Claim,
     Desk,
     Holding,
@@ -120,11 +121,12 @@ class Lease:
 
     def _what_happened(self) -> str:
         record, holding = self._desk.read(), self._desk.holding()
-        if isinstance(released_by := record.get("released_by"), str):
-            return f"user {released_by[:100]} released it"
-        if holding is not None:
-            return f"{holding.claim} took it after our heartbeat had stopped for more than {self._claim.ttl_s:g} s"
-        return "its record was changed or removed by somebody else"
+        now = f"; {holding.claim} has it now" if holding is not None else ""
+        if now_ns() - self._beaten_ns > self._claim.ttl_s * 1e9:
+            return f"our heartbeat had stopped for more than {self._claim.ttl_s:g} s{now}"
+        if isinstance(released_by := record.get(RELEASED_BY), str):
+            return f"user {released_by[:100]} released it{now}"
+        return f"its record was changed or removed by somebody else{now}"
 
     def _lost(self, why: str) -> LeaseLost:
         return LeaseLost(
@@ -301,7 +303,7 @@ def release(device: str, folder: Path | None = None) -> Claim | None:
             return None
         descriptor = open_shared(desk.path)
         try:
-            desk.write(descriptor, {"token": holding.token, "released_by": user_name()})
+            desk.write(descriptor, {"token": holding.token, RELEASED_BY: user_name()})
         finally:
             os.close(descriptor)
     return holding.claim

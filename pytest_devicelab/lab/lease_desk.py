@@ -21,6 +21,8 @@ from pytest_devicelab.lab.lease_seat import HELD, WAITING, Seen, look, unusable,
 
 # A record has one size, so that one write replaces it whole.
 RECORD_BYTES = 4096
+RELEASED_BY = "released_by"
+"""Key of a record: the operator who ended the hold before."""
 # What is done under the lock takes a millisecond.
 _LOCK_TIMEOUT_S = 20.0
 # Who waits says so fifty times a second. One that was stopped lets those behind it pass.
@@ -177,9 +179,15 @@ class Desk:
 
         Tokens grow: by one, and with the clock, so that a record that was lost does not begin anew.
         """
-        former = self.read().get("token")
-        token = max(former + 1 if isinstance(former, int) else 0, time.time_ns() // 1000)
-        return token, self.write(descriptor, {"token": token, "seat": seat, "claim": asdict(claim)})
+        former = self.read()
+        last = former.get("token")
+        token = max(last + 1 if isinstance(last, int) else 0, time.time_ns() // 1000)
+        # Who lost it to an operator may ask only now.
+        released = (
+            {RELEASED_BY: former[RELEASED_BY]} if "seat" not in former and RELEASED_BY in former else {}
+        )
+        record = {"token": token, "seat": seat, "claim": asdict(claim), **released}
+        return token, self.write(descriptor, record)
 
     def queue(self) -> list[tuple[str, Claim]]:
         """Return seat and claim of all who wait, longest first."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pytest_devicelab.devices.adb_server import AdbServer, connect_device
+from pytest_devicelab.devices.adb_server import AdbServer, connect_device, disconnect_device
 from pytest_devicelab.errors import InfrastructureError, UserError
 from pytest_devicelab.lab.address import LabAddress
 from pytest_devicelab.lab.executor import LOCAL_KINDS, require_executor
@@ -50,6 +50,10 @@ class LabServices:
                         connect_device(*servers[owner[name].id], f"127.0.0.1:{serial_port}")
 
             connect_all()
+            for name, serial_port in ports.items():
+                host, port = servers[owner[name].id]
+                if private is None or port != private.port:  # a private one ends with us
+                    self._stack.callback(disconnect_device, host, port, f"127.0.0.1:{serial_port}")
             if private is not None:
                 self._stack.enter_context(ServerWatch(private, connect_all))
         except BaseException:

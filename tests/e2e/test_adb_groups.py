@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_devicelab.devices.adb_server import AdbServer
+from pytest_devicelab.devices.adb_stream import list_attached
 from pytest_devicelab.errors import AdbServerLost, TransferError
 from pytest_devicelab.lab.address import LabAddress
 from pytest_devicelab.lab.lab import Lab
@@ -65,6 +66,9 @@ def test_each_device_is_reached_through_the_server_of_its_group(tmp_path: Path, 
             for spec in found.devices:
                 with lab.lease(spec) as device:
                     assert device.script("echo here").text == "here\n"
+            assert list_attached(rack_b.host, rack_b.port) != ()
+        # It would look for the device for a minute, and list whoever has its port next.
+        assert list_attached(rack_b.host, rack_b.port) == ()
 
 
 def test_a_rack_that_is_away_is_waited_for_once_and_takes_no_other_with_it(

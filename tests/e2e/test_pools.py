@@ -79,10 +79,14 @@ def test_a_unit_that_is_lost_leaves_its_work_to_its_equals(
 ) -> None:
     limits = Limits(reconnect_s=1, restart_s=1, power_cycle_s=1, reboot_s=1)
     monkeypatch.setattr("pytest_devicelab.lab.recovery.PHONE_LIMITS", limits)
-    lab = lab_of(virtual_lab, [])
+    told: list[str] = []
+    lab = lab_of(virtual_lab, told)
     alive = virtual_lab.serial("s24")
-    with lab.lease(DeviceSpec(id="pool", kind="adb", source=HERE, serials=("away", alive))) as device:
-        assert device.serial == alive
+    for _ in range(2):
+        with lab.lease(DeviceSpec(id="pool", kind="adb", source=HERE, serials=("away", alive))) as device:
+            assert device.serial == alive
+    assert [line.partition(": ")[0] for line in told] == ["unit away of pool is left out"]
+    assert "is not attached" in told[0]
     none = DeviceSpec(id="none", kind="adb", source=HERE, serials=("away", "gone"))
     with pytest.raises(DeviceLost), lab.lease(none):
         pass

@@ -212,7 +212,7 @@ def test_a_stopped_holder_loses_the_device_and_knows(tmp_path: Path, sleeper: Sl
         assert 0.3 < time.monotonic() - started < 10
         sleeper.process.send_signal(signal.SIGCONT)
         assert sleeper.ask() == (
-            f"us (pid {os.getpid()}, user {user()}) took it after our heartbeat had stopped for more than 0.6 s"
+            f"our heartbeat had stopped for more than 0.6 s; us (pid {os.getpid()}, user {user()}) has it now"
         )
         lease.check()
     assert sleeper.ask() != "ours"  # not even when its new holder is gone
@@ -247,7 +247,10 @@ def test_an_operator_releases_a_device(tmp_path: Path, sleeper: Sleeper) -> None
     assert release("127.0.0.1:5555", tmp_path) is None
     with hold("127.0.0.1:5555", "us", folder=tmp_path, timeout_s=0) as lease:
         lease.check()
-        assert sleeper.ask() != "ours"
+        # Also to one that asks only when somebody else has it: its heart never stopped.
+        assert sleeper.ask() == f"user {user()} released it; us (pid {os.getpid()}, user {user()}) has it now"
+    with hold("127.0.0.1:5555", "us again", folder=tmp_path, timeout_s=0):
+        assert sleeper.ask().startswith("its record was changed or removed by somebody else; us again (pid ")
 
 
 def test_tokens_grow(tmp_path: Path) -> None:
