@@ -28,7 +28,7 @@ class HostExecutor:
                     name=name,
                     dtype=array.dtype.name,
                     shape=array.shape,
-                    sha256=self._store.write_array(array),
+                    sha256=self._store.arrays.write(array),
                 )
                 for name, array in outputs.items()
             )

@@ -191,7 +191,7 @@ class HubRun:
                 name=name,
                 dtype=array.dtype.name,
                 shape=array.shape,
-                sha256=self.store.write_array(array),
+                sha256=self.store.arrays.write(array),
                 quantization=grids.get(name),
             )
             for name, array in arrays.items()

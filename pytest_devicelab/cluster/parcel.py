@@ -13,8 +13,9 @@ import numpy as np
 from pytest_devicelab.cluster.names import host_of, serial_of
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence import codec
+from pytest_devicelab.evidence.arrays import tensor_sha256
 from pytest_devicelab.evidence.record import RunRecord
-from pytest_devicelab.evidence.store import SessionStore, tensor_sha256
+from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.matrix.specs import DeviceSpec
 
 _NAME = re.compile(r"(?:attempt-[0-9]{1,4}/)?[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", re.ASCII)
@@ -49,7 +50,7 @@ def pack(record: RunRecord, store: SessionStore) -> Parcel:
         arrays={
             tensor.sha256: (store.root / "arrays" / f"{tensor.sha256}.npy").read_bytes()
             for tensor in record.outputs
-            if store.has_array(tensor.sha256)
+            if store.arrays.has(tensor.sha256)
         },
     )
 
@@ -88,8 +89,8 @@ def unpack(
         array = _read_array(content, host)
         if tensor_sha256(array) != sha256:
             raise codec.damaged(host, f"an output does not have the sha256 {sha256[:16]} it is sent as")
-        store.write_array(array)
-    missing = [tensor.name for tensor in record.outputs if not store.has_array(tensor.sha256)]
+        store.arrays.write(array)
+    missing = [tensor.name for tensor in record.outputs if not store.arrays.has(tensor.sha256)]
     if missing:
         raise codec.damaged(host, f"outputs {missing} did not come along")
     here = {

@@ -15,11 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from pytest_devicelab.errors import DevicelabError, InfrastructureError, UserError
+from pytest_devicelab.errors import DevicelabError, UserError
 from pytest_devicelab.evidence import codec
+from pytest_devicelab.evidence.arrays import Array, ArrayFolder
 from pytest_devicelab.evidence.atomic import make_folder, sync, sync_files, unwritable, whole_file
 from pytest_devicelab.evidence.blame import Blame
 from pytest_devicelab.evidence.record import RunRecord, TensorRecord
@@ -30,10 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Array = npt.NDArray[np.generic]
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", re.ASCII)
-_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 RUN_SCHEMA = "devicelab.run/1"
 VERDICT_SCHEMA = "devicelab.verdict/2"
@@ -52,12 +48,6 @@ def new_session_id(now: datetime, token: bytes) -> str:
     if now.tzinfo is None or len(token) != 2:
         raise ValueError("a session id needs an aware time and two random bytes")
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{token.hex()}"
-
-
-def tensor_sha256(array: Array) -> str:
-    """Return the sha256 of an array's little-endian C-order bytes: that of its .raw file on a device."""
-    # A view as bytes, because `tobytes` would copy a whole evaluation set.
-    return hashlib.sha256(_little_endian(array).reshape(-1).view(np.uint8).data).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +72,16 @@ class SessionStore:
     Args:
         root: the session's folder; its name is the session id.
         attempt: number of the start of pytest that writes here.
+
+    Attributes:
+        arrays: whole outputs.
     """
 
     def __init__(self, root: Path, *, attempt: int = 1) -> None:
         self.root = root
         self.id = root.name
         self.attempt = attempt
+        self.arrays = ArrayFolder(root / "arrays")
 
     @classmethod
     def create(cls, reports: Path, session_id: str) -> SessionStore:
@@ -170,69 +164,9 @@ class SessionStore:
         found = (self.read_record(path.parent.name) for path in runs)
         return tuple(record for record in found if record is not None)
 
-    def write_array(self, array: Array) -> str:
-        """Keep a whole output, `[N, ...]`, as `arrays/<sha256>.npy`; equal bytes are kept once.
-
-        Returns:
-            The sha256 of its little-endian C-order bytes (not of the file), which is what the device
-            computes for the same output.
-        """
-        if array.dtype.kind not in "biufc":
-            raise ValueError(f"an array of {array.dtype} is no tensor of numbers")
-        sha256 = tensor_sha256(array)
-        path = self.array_path(sha256)
-        if not path.exists():
-            with whole_file(path) as handle:
-                np.lib.format.write_array(handle, _little_endian(array), allow_pickle=False)
-        return sha256
-
-    def has_array(self, sha256: str) -> bool:
-        """Say whether the session holds an array of that hash, so that nobody has to pull it again."""
-        return self.array_path(sha256).is_file()
-
-    def read_array(self, sha256: str) -> Array:
-        """Return the array of that hash, in the dtype and shape it was first written with.
-
-        Raises:
-            InfrastructureError: it is not there, is no .npy file, or its bytes have another hash.
-        """
-        path = self.array_path(sha256)
-        try:
-            with path.open("rb") as handle:
-                # Not `np.load`, which would also open an archive.
-                array: Array = np.lib.format.read_array(handle, allow_pickle=False)
-        except FileNotFoundError:
-            raise InfrastructureError(
-                f"output {sha256[:12]} is not in the session folder {self.root}",
-                why="it was never pulled from a device, or was deleted",
-                fix="run the session again",
-            ) from None
-        except Exception as error:  # the header is parsed as Python, and fails in as many ways as Python
-            raise codec.damaged(str(path), f"it is no .npy file: {error}") from None
-        if tensor_sha256(array) != sha256:
-            raise codec.damaged(str(path), "its bytes do not have the sha256 it is named after")
-        return array
-
     def read_output(self, tensor: TensorRecord) -> Array:
-        """Return an output as its record describes it.
-
-        Two outputs can be equal in bytes and differ in dtype or shape, all zeros for one; the store
-        keeps such bytes once, so only the record knows how to read them.
-
-        Raises:
-            InfrastructureError: the array is missing or damaged, or does not fit the record.
-        """
-        array = self.read_array(tensor.sha256)
-        try:
-            dtype = np.dtype(tensor.dtype).newbyteorder("<")
-            output = array.reshape(-1).view(dtype).reshape(tensor.shape)
-        except (TypeError, ValueError, SyntaxError):
-            output = None
-        if output is None or output.shape != tensor.shape:  # a shape may say -1, which numpy would fill in
-            found = f"it holds {array.dtype}{list(array.shape)}"
-            why = f"{found}, which cannot be read as {tensor.dtype}{list(tensor.shape)}"
-            raise codec.damaged(str(self.array_path(tensor.sha256)), why)
-        return output
+        """Return an output as its record describes it; raises as `ArrayFolder.read_output` does."""
+        return self.arrays.read_output(tensor)
 
     def write_reference(self, key: str, outputs: tuple[TensorRecord, ...]) -> Path:
         """Keep what the host's CPU computed, as `references/<key>.json`; `key` names model and inputs."""
@@ -314,12 +248,6 @@ class SessionStore:
             handle.write(content)
         return path
 
-    def array_path(self, sha256: str) -> Path:
-        """Return where the array of that hash lies, or would."""
-        if not _SHA256.fullmatch(sha256):
-            raise DevicelabError(f"{sha256[:80]!r} is no sha256", fix="the record that names it was edited")
-        return self.root / "arrays" / f"{sha256}.npy"
-
     def _write_hashed(self, folder: str, schema: str, data: dict[str, Any]) -> Path:
         digest = hashlib.sha256(codec.dump(data)).hexdigest()
         return _write_json(self.root / folder / f"{digest[:32]}.json", schema, data)
@@ -360,10 +288,6 @@ def _safe(name: str, what: str) -> str:
             fix="use up to 200 letters, digits, `_`, `.` and `-`, a letter or digit first",
         )
     return name
-
-
-def _little_endian(array: Array) -> Array:
-    return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
 
 
 def _point_latest(reports: Path, session_id: str) -> None:

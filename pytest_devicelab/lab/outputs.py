@@ -65,10 +65,10 @@ class Outputs:
                 why=f"{size:,} bytes; {output.dtype} {list(shape)} takes {expected:,}",
                 fix="the runner stopped early, or does not write what it says: see stderr.txt in the run's folder",
             )
-        if self._store.has_array(digest):
+        if self._store.arrays.has(digest):
             self.spared_bytes += size
         else:
-            self._store.write_array(self._pull_array(joined, output, shape, digest, size))
+            self._store.arrays.write(self._pull_array(joined, output, shape, digest, size))
         return TensorRecord(
             name=output.name, dtype=output.dtype, shape=shape, sha256=digest, quantization=output.quantization
         )

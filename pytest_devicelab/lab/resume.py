@@ -113,7 +113,7 @@ def _fault(store: SessionStore, run_id: str) -> tuple[str, str] | None:
             store.read_output(tensor)
         except InfrastructureError as error:
             # Else nobody would pull it again.
-            store.array_path(tensor.sha256).unlink(missing_ok=True)
+            store.arrays.path(tensor.sha256).unlink(missing_ok=True)
             return "damaged", " ".join(str(error).split())
     return None
 

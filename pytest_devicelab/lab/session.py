@@ -229,7 +229,7 @@ class LabSession:
                         name=name,
                         dtype=array.dtype.name,
                         shape=array.shape,
-                        sha256=self.store.write_array(array),
+                        sha256=self.store.arrays.write(array),
                     )
                     for name, array in runtime_of_file(path).run_on_host(path, inputs).items()
                 )

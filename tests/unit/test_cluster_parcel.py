@@ -46,7 +46,7 @@ def here(tmp_path: Path) -> SessionStore:
 @pytest.fixture
 def parcel(there: SessionStore) -> Parcel:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    output = TensorRecord(name="y", dtype="float32", shape=(2, 3), sha256=there.write_array(array))
+    output = TensorRecord(name="y", dtype="float32", shape=(2, 3), sha256=there.arrays.write(array))
     record = replace(
         run_record(),
         id="run",

@@ -84,7 +84,7 @@ class Lab:
             (folder / path).parent.mkdir(exist_ok=True)
             (folder / path).write_text(f"{path} of {name}")
         if record.status == "ok":
-            self.store.write_array(Y)
+            self.store.arrays.write(Y)
         return pack(record, self.store)
 
 

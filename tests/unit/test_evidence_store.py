@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_devicelab.errors import DevicelabError, InfrastructureError, UserError
+from pytest_devicelab.evidence.arrays import tensor_sha256
 from pytest_devicelab.evidence.record import TensorRecord
-from pytest_devicelab.evidence.store import SessionStore, new_session_id, tensor_sha256
+from pytest_devicelab.evidence.store import SessionStore, new_session_id
 from pytest_devicelab.verdicts.comparison import Comparison
 from pytest_devicelab.verdicts.verdict import Verdict
 from tests.unit.session_builders import SESSION_ID, comparison, record, verdicts
@@ -81,7 +82,7 @@ def test_no_name_leaves_the_session_folder(store: SessionStore, name: str) -> No
     for call in (
         lambda: store.run_folder(name),
         lambda: store.read_record(name),
-        lambda: store.read_array(name),
+        lambda: store.arrays.read(name),
         lambda: store.write_file(name, b""),
         lambda: SessionStore.create(store.root.parent, name),
     ):
@@ -141,23 +142,23 @@ def test_an_array_is_named_by_the_hash_a_device_computes(
     store: SessionStore, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 ) -> None:
     little = array.astype(array.dtype.newbyteorder("<"))
-    sha256 = store.write_array(array)
+    sha256 = store.arrays.write(array)
     assert sha256 == hashlib.sha256(little.tobytes(order="C")).hexdigest()
-    found = store.read_array(sha256)
+    found = store.arrays.read(sha256)
     assert found.shape == array.shape
     assert found.dtype == little.dtype
     assert found.tobytes() == little.tobytes()
 
 
 def test_equal_arrays_are_kept_once(store: SessionStore) -> None:
-    assert store.write_array(np.ones(4)) == store.write_array(np.ones(4))
+    assert store.arrays.write(np.ones(4)) == store.arrays.write(np.ones(4))
     assert len(list((store.root / "arrays").iterdir())) == 1
 
 
 def test_outputs_equal_in_bytes_keep_their_own_dtype_and_shape(store: SessionStore) -> None:
     dead = np.zeros((2, 4), dtype=np.uint8)
     quiet = np.zeros(2, dtype=np.float32)
-    assert store.write_array(dead) == store.write_array(quiet)
+    assert store.arrays.write(dead) == store.arrays.write(quiet)
     for array in (dead, quiet):
         tensor = TensorRecord(
             name="y", dtype=array.dtype.name, shape=array.shape, sha256=tensor_sha256(array)
@@ -172,16 +173,16 @@ def test_outputs_equal_in_bytes_keep_their_own_dtype_and_shape(store: SessionSto
 def test_a_record_that_does_not_fit_its_array_is_said(
     store: SessionStore, dtype: str, shape: tuple[int, ...]
 ) -> None:
-    sha256 = store.write_array(np.zeros(8, dtype=np.uint8))
+    sha256 = store.arrays.write(np.zeros(8, dtype=np.uint8))
     with pytest.raises(InfrastructureError, match="cannot be used"):
         store.read_output(TensorRecord(name="y", dtype=dtype, shape=shape, sha256=sha256))
 
 
 def test_an_array_that_was_changed_on_disk_is_refused(store: SessionStore) -> None:
-    sha256 = store.write_array(np.arange(4, dtype=np.uint8))
+    sha256 = store.arrays.write(np.arange(4, dtype=np.uint8))
     np.save(store.root / "arrays" / f"{sha256}.npy", np.arange(4, dtype=np.uint8) + 1)
     with pytest.raises(InfrastructureError, match="cannot be used") as caught:
-        store.read_array(sha256)
+        store.arrays.read(sha256)
     assert "sha256" in caught.value.why
 
 
@@ -190,7 +191,7 @@ def test_a_pickle_in_place_of_an_array_is_never_loaded(store: SessionStore) -> N
     path.parent.mkdir()
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(InfrastructureError, match=r"cannot be used") as caught:
-        store.read_array("ab" * 32)
+        store.arrays.read("ab" * 32)
     assert "allow_pickle=False" in caught.value.why
 
 
@@ -204,12 +205,12 @@ def test_no_array_file_gives_a_traceback(tmp_path_factory: pytest.TempPathFactor
     (store.root / "arrays").mkdir()
     (store.root / "arrays" / f"{'cd' * 32}.npy").write_bytes(content)
     with pytest.raises(InfrastructureError):
-        store.read_array("cd" * 32)
+        store.arrays.read("cd" * 32)
 
 
 def test_a_missing_array_is_said(store: SessionStore) -> None:
     with pytest.raises(InfrastructureError, match="is not in the session folder"):
-        store.read_array("ef" * 32)
+        store.arrays.read("ef" * 32)
 
 
 @pytest.mark.parametrize("array", [np.array([{}], dtype=object), np.array(["a"]), np.zeros(1, dtype="i4,f4")])
@@ -217,7 +218,7 @@ def test_what_is_no_tensor_of_numbers_is_not_kept(
     store: SessionStore, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 ) -> None:
     with pytest.raises(ValueError, match="no tensor of numbers"):
-        store.write_array(array)
+        store.arrays.write(array)
 
 
 def test_verdicts_and_comparisons_come_back_with_their_tests(store: SessionStore) -> None:
@@ -261,7 +262,7 @@ def _write_much(root: Path, worker: int) -> None:
     store = SessionStore.open(root)
     for turn in range(25):
         store.write_record(dataclasses.replace(record("digits_int8", "s24"), error=f"{worker}" * 5000))
-        store.write_array(np.full(3000, turn, dtype=np.int32))
+        store.arrays.write(np.full(3000, turn, dtype=np.int32))
         store.write_verdict(verdicts("digits_int8")[turn % 5], f"test_{worker}_{turn}")
 
 

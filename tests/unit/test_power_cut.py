@@ -62,7 +62,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
 def test_a_record_is_there_with_all_it_names(disk: Disk, tmp_path: Path) -> None:
     store = SessionStore.create(tmp_path / "reports", "s")
     logits = np.arange(6, dtype=np.float32).reshape(2, 3)
-    store.write_array(logits)
+    store.arrays.write(logits)
     folder = store.run_folder("evaluate.s24")
     (folder / "logcat.txt").write_bytes(b"lines")
     (folder / "attempt-1").mkdir()

@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> SessionStore:
 
 
 def write_run(store: SessionStore, run_id: str, **changes: object) -> Path:
-    sha256 = store.write_array(VALUES)
+    sha256 = store.arrays.write(VALUES)
     output = TensorRecord(name="y", dtype="float32", shape=(8,), sha256=sha256)
     changes = {"id": run_id, "session": store.id, "outputs": (output,)} | changes
     return store.write_record(replace(run_record(), **changes))  # type: ignore[arg-type]
@@ -76,7 +76,7 @@ def test_an_output_that_cannot_be_read_is_pulled_again(store: SessionStore) -> N
 
     assert store.records() == ()
     assert path.with_name("record.damaged.json").is_file()
-    assert not store.has_array(array.stem)
+    assert not store.arrays.has(array.stem)
 
 
 def test_leftovers_of_a_kill_go(store: SessionStore) -> None:

@@ -13,8 +13,8 @@ from pytest_devicelab.audit.fingerprint.pack import pack_inputs, pack_model
 from pytest_devicelab.audit.fingerprint.placement import off_the_npu
 from pytest_devicelab.audit.fingerprint.probe import Array, Probe
 from pytest_devicelab.errors import InfrastructureError
+from pytest_devicelab.evidence.arrays import tensor_sha256
 from pytest_devicelab.evidence.record import DeviceIdentity, RunRecord
-from pytest_devicelab.evidence.store import tensor_sha256
 from pytest_devicelab.lab.request import hoped_identity
 from pytest_devicelab.lab.session import LabSession
 from pytest_devicelab.matrix.specs import DeviceSpec, ModelSpec, RuntimeName, Source
