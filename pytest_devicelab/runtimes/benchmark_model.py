@@ -20,6 +20,7 @@ import numpy as np
 from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence.measurements import Latency, duration
 from pytest_devicelab.matrix.specs import MeasureSpec
+from pytest_devicelab.runtimes.inputs import listed
 from pytest_devicelab.runtimes.runner_files import OUTPUTS, VERSIONS, read_versions
 from pytest_devicelab.runtimes.runtime import Job
 from pytest_devicelab.runtimes.timing import Timing, no_timing
@@ -144,8 +145,7 @@ def _words(model: LitertModel, job: Job, kernels: str, more: Sequence[str]) -> s
             why=f"it computes with {' or '.join(_XNNPACK)}",
             fix="name other `kernels`, or a litert-run as the runner of litert: docs/reference/litert-run.md",
         )
-    # Our list has the files of a sample by the names of the inputs in their order.
-    place = {name: number for number, name in enumerate(sorted(each.name for each in model.inputs), 1)}
+    place = {name: number for number, name in enumerate(listed(each.name for each in model.inputs), 1)}
     files = [f'x{number}:"${{{place[each.name]}}}"' for number, each in enumerate(model.inputs)]
     names = [f"x{number}" for number in range(len(model.inputs))]
     shapes = [",".join(str(extent) for extent in each.shape) for each in model.inputs]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +67,23 @@ def load_inputs(path: Path, *, samples: int | None = None) -> Arrays:
     return arrays
 
 
+def listed(names: Iterable[str]) -> list[str]:
+    """Return the names of inputs in the order of an input list: numbers in them count as such.
+
+    A runner that takes files by their place gets them so: `input_2` comes before `input_10`.
+    """
+    return sorted(names, key=lambda name: (_parts(name), name))
+
+
+def _parts(name: str) -> list[tuple[int, str]]:
+    """Return text and numbers of a name in turn; a number by its length and digits, for it may be of any length."""
+    found = re.split(r"([0-9]+)", name)
+    return [
+        (len(part.lstrip("0")), part.lstrip("0")) if place % 2 else (0, part)
+        for place, part in enumerate(found)
+    ]
+
+
 def pack_inputs(arrays: Arrays, cache: Path) -> InputArchive:
     """Write arrays `[N, ...]` as an archive of raw little-endian files, one a sample and input.
 
@@ -73,7 +91,7 @@ def pack_inputs(arrays: Arrays, cache: Path) -> InputArchive:
     where its bytes are not those it was made with: else the device would compute on other inputs than the CPU.
     """
     digest = hashlib.sha256()
-    for name in sorted(arrays):
+    for name in listed(arrays):
         array = arrays[name]
         digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
         digest.update(np.ascontiguousarray(array).data)
@@ -101,7 +119,7 @@ def _sha256(path: Path) -> str:
 
 
 def _fill(tar: tarfile.TarFile, arrays: Arrays, samples: int) -> None:
-    names = sorted(arrays)
+    names = listed(arrays)
     lines = []
     for sample in range(samples):
         files = [f"{sample}_{index}.raw" for index in range(len(names))]

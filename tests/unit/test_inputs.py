@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as some
 
 from pytest_devicelab.errors import ModelError
-from pytest_devicelab.runtimes.inputs import Arrays, load_inputs, pack_inputs
+from pytest_devicelab.runtimes.inputs import Arrays, listed, load_inputs, pack_inputs
 
 
 def unpack(path: Path) -> dict[str, bytes]:
@@ -175,3 +175,23 @@ def test_an_archive_in_the_cache_that_was_changed_is_made_anew(tmp_path: Path, t
     first.path.write_bytes(tampered)
     assert pack_inputs(arrays, tmp_path) == first
     assert first.path.read_bytes() == genuine
+
+
+def test_numbers_in_names_count_as_such(tmp_path: Path) -> None:
+    """ExecuTorch's runners take files by their place: `input_10` is the eleventh, and not the third."""
+    arrays: Arrays = {f"input_{number}": np.full((1, 1), number, np.uint8) for number in range(12)}
+    files = unpack(pack_inputs(arrays, tmp_path).path)
+    line = files["input_list.txt"].decode().split()
+    assert [word.partition(":=")[0] for word in line] == [f"input_{number}" for number in range(12)]
+    assert [files[word.partition(":=")[2]][0] for word in line] == list(range(12))
+
+
+@given(st.lists(st.text(alphabet="ab019.", max_size=6), unique=True))
+def test_the_order_of_inputs_is_one_whatever_it_was_before(names: list[str]) -> None:
+    assert listed(names) == listed(reversed(names))
+    assert sorted(listed(names)) == sorted(names)
+
+
+def test_a_number_of_any_length_is_taken() -> None:
+    long = "1" + "0" * 5000
+    assert listed([f"a{long}", "a2", "a02"]) == ["a02", "a2", f"a{long}"]
