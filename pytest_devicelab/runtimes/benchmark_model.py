@@ -23,6 +23,7 @@ from pytest_devicelab.matrix.specs import MeasureSpec
 from pytest_devicelab.runtimes.inputs import listed
 from pytest_devicelab.runtimes.runner_files import OUTPUTS, VERSIONS, read_versions
 from pytest_devicelab.runtimes.runtime import Job
+from pytest_devicelab.runtimes.sample_loop import each_sample, first_sample
 from pytest_devicelab.runtimes.timing import Timing, no_timing
 from pytest_devicelab.virtual.context_binary import TensorInfo
 from pytest_devicelab.virtual.litert_model import LitertModel
@@ -31,6 +32,8 @@ PROGRAM = "benchmark_model"
 # Each run of the program has its end by number of inferences, never by time.
 _UNTIMED = ("--min_secs=0", "--warmup_min_secs=0", "--max_secs=86400", "--num_threads=1")
 _XNNPACK: Mapping[str, str] = {"xnnpack": "true", "builtin": "false"}
+# Among the versions of a run: the program tells none of its own.
+_NAME_IT = f"""printf %s '{{"{PROGRAM}": "it does not tell its version"}}' > "$out/{VERSIONS}\""""
 _TIMES = re.compile(
     r"Inference timings in us: Init: (?P<load>[0-9.e+]{1,32}), First inference: [^,\n]{1,32}, "
     r"Warmup \(avg\): [^,\n]{1,32}, Inference \(avg\): (?P<mean>[0-9.e+]{1,32})\s*$",
@@ -46,7 +49,6 @@ def is_benchmark_model(program: str) -> bool:
 
 def evaluate(model: LitertModel, job: Job, kernels: str) -> tuple[str, ...]:
     """Return the command that runs each sample once and leaves what litert-run leaves, but for the placement."""
-    out = shlex.quote(job.output_dir)
     told = json.dumps(
         [
             {
@@ -60,40 +62,22 @@ def evaluate(model: LitertModel, job: Job, kernels: str) -> tuple[str, ...]:
         ]
     )
     once = ("--num_runs=1", "--warmup_runs=0")
-    steps = [
-        # A sample that fails ends it all; names of files are no patterns.
-        "set -ef",
-        f"mkdir -p {out}",
-        f"sed 's/[^ ]*:=//g' {shlex.quote(job.input_list)} > {out}/input_list.bare",
-        "n=0",
-        "while read -r files; do",
-        "set -- $files",
-        f"result={out}/Result_$n",
-        'mkdir -p "$result"',
-        f'{_words(model, job, kernels, once)} "--output_filepath=$result/all" < /dev/null',
-        *_split(model.outputs),
-        # What it says of the first sample is what it would say of all.
-        "exec > /dev/null",
-        "n=$((n+1))",
-        f"done < {out}/input_list.bare",
-        f"printf %s {shlex.quote(told)} > {out}/{OUTPUTS}",
-        _name_it(out),
-    ]
-    return ("sh", "-c", "\n".join(steps), job.program)
+    return each_sample(
+        job,
+        [
+            "result=$out/Result_$n",
+            'mkdir -p "$result"',
+            f'{_words(model, job, kernels, once)} "--output_filepath=$result/all" < /dev/null',
+            *_split(model.outputs),
+        ],
+        then=[f'printf %s {shlex.quote(told)} > "$out/{OUTPUTS}"', _NAME_IT],
+    )
 
 
 def measure(model: LitertModel, job: Job, kernels: str, plan: MeasureSpec) -> tuple[str, ...]:
     """Return the command that runs the first sample again and again, and nothing beside it."""
     rounds = (f"--num_runs={plan.inferences}", f"--warmup_runs={plan.warm_up}")
-    steps = [
-        "set -ef",
-        f"mkdir -p {shlex.quote(job.output_dir)}",
-        _name_it(shlex.quote(job.output_dir)),
-        f"read -r files < {shlex.quote(job.input_list)}",
-        "set -- $(printf '%s\\n' \"$files\" | sed 's/[^ ]*:=//g')",
-        f"exec {_words(model, job, kernels, rounds)}",
-    ]
-    return ("sh", "-c", "\n".join(steps), job.program)
+    return first_sample(job, [_NAME_IT], _words(model, job, kernels, rounds))
 
 
 def ran_here(folder: Path) -> bool:
@@ -125,12 +109,6 @@ def read_times(folder: Path, plan: MeasureSpec) -> Timing:
         else Latency(inferences=plan.inferences, warm_up=plan.warm_up, mean_us=mean.value, source=source),
         load_us=duration(load_us, f"Init, printed by {PROGRAM}", ""),
     )
-
-
-def _name_it(out: str) -> str:
-    """Return shell text that names the program among the versions of a run; `out` is quoted already."""
-    told = json.dumps({PROGRAM: "it does not tell its version"})
-    return f"printf %s {shlex.quote(told)} > {out}/{VERSIONS}"
 
 
 def _words(model: LitertModel, job: Job, kernels: str, more: Sequence[str]) -> str:

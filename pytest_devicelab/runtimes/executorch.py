@@ -1,4 +1,4 @@
-"""The executorch runtime: a .pte program, run by ExecuTorch's own qnn_executor_runner.
+"""The executorch runtime: a .pte program, run by ExecuTorch's own qnn_executor_runner, or by its executor_runner.
 
 Source: pytorch/executorch, examples/qualcomm/executor_runner/qnn_executor_runner.cpp: flags, input list (bare paths,
 one space between them) and `output_<sample>_<index>.raw`, all in one folder that must exist.
@@ -15,6 +15,7 @@ from pytest_devicelab.evidence.events import Event
 from pytest_devicelab.evidence.measurements import absent
 from pytest_devicelab.matrix.soc import Soc
 from pytest_devicelab.matrix.specs import DeviceSpec, MeasureSpec
+from pytest_devicelab.runtimes import executor_runner
 from pytest_devicelab.runtimes.host import run_loaded
 from pytest_devicelab.runtimes.inputs import Arrays
 from pytest_devicelab.runtimes.kit import Kit, Place
@@ -109,16 +110,22 @@ class ExecutorchRuntime:
 
         Our list names each file's input, and the runner wants bare paths, in the order of the arguments: that of names.
         """
+        if executor_runner.is_executor_runner(job.program):
+            return executor_runner.evaluate(job)
         return _command(job)
 
     def timed_command(self, prepared: Prepared, job: Job, plan: MeasureSpec) -> tuple[str, ...]:
         """Return it with the runner's own warm-up and repetition."""
+        if executor_runner.is_executor_runner(job.program):
+            return executor_runner.measure(job, plan)
         return _command(job, f"--warm_up={plan.warm_up}", f"--iteration={plan.inferences}")
 
     def read_timing(
         self, prepared: Prepared, folder: Path, events: Iterable[Event], plan: MeasureSpec
     ) -> Timing:
-        """Read the average the runner logs, all it says of time."""
+        """Read the average the runner logs, all it says of time; executor_runner logs each iteration."""
+        if told := executor_runner.read_times(folder, plan):
+            return told
         return Timing(
             latency=read_average(events, plan, _RUNNER),
             load_us=absent(f"{_RUNNER} does not say how long loading takes"),
