@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -39,7 +40,7 @@ _COMMANDS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0, 1 for a finding or a failure, or 4 for a mistake of the user's."""
+    """Run a command; the exit status is 0, 1 for a finding or a failure, 4 for a user's mistake, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(prog="devicelab", description="A lab of devices for quantized models.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -54,6 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DevicelabError as error:
         _complain(error)
         return 1
+    except KeyboardInterrupt:
+        # Some wait an hour for a queue: to end that is no fault of the program's.
+        print("devicelab: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     return status
 
 

@@ -70,3 +70,12 @@ def test_what_devices_say_does_not_steer_the_terminal(
         assert "adb says \\x1b]0;pwned\\x07\\x1b[2J\\u202e\n" in text
         assert "and more" in text
         assert all(char.isprintable() or char == "\n" for char in text)
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pytest_devicelab.lab.checkup.check_up", interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "devicelab: interrupted\n"
