@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -133,15 +132,28 @@ def _simulator() -> Finding:
         )
     except metadata.PackageNotFoundError as error:
         return Finding(name="simulator", grade="warn", text=f"{error.name} is not installed", fix=fix)
-    code = "import onnxruntime, onnxruntime_qnn"
-    done = _ran([sys.executable, "-c", code])
-    if done is None or done.returncode != 0:
-        said = done.stderr.strip().splitlines()[-1:] if done else ["no end after 60 s"]
-        text = f"{versions}: cannot be imported: {' '.join(said)}"
+    trouble = _import_trouble("import onnxruntime, onnxruntime_qnn")
+    if trouble is not None:
+        text = f"{versions}: cannot be imported: {trouble}"
         return Finding(
             name="simulator", grade="fail", text=text, fix="pip install --force-reinstall onnxruntime-qnn"
         )
     return Finding(name="simulator", grade="ok", text=versions)
+
+
+def _import_trouble(code: str) -> str | None:
+    """Return why code does not run in a Python of its own; None when it does."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        return f"no end after {error.timeout:g} s"
+    except OSError as error:
+        return str(error)
+    if done.returncode == 0:
+        return None
+    return done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
 
 
 def _namespaces() -> Finding:
@@ -224,10 +236,3 @@ def _matrix(path: Path) -> Iterator[Finding]:
 def _from_error(name: str, grade: Literal["warn", "fail"], error: DevicelabError) -> Finding:
     text = f"{error.what} ({error.why})" if error.why else error.what
     return Finding(name=name, grade=grade, text=text, fix=error.fix or "correct what is said above")
-
-
-def _ran(command: list[str]) -> subprocess.CompletedProcess[str] | None:
-    """Run a program; None when there is none of that name, or it does not end."""
-    with suppress(OSError, subprocess.TimeoutExpired):
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    return None

@@ -205,10 +205,17 @@ class Desk:
 
 
 def devices_of(folder: Path) -> list[str]:
-    """Return the serials of all devices that anybody in a folder holds or awaits, sorted."""
+    """Return the serials of all devices that anybody in a folder holds or awaits, sorted.
+
+    Raises:
+        HostFailed: the folder cannot be looked into.
+    """
     found = set()
-    # A name with a dot in front is a seat in the making: to look at it before it is locked would remove it.
-    names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    try:
+        # A name with a dot in front is a seat in the making: to look at it before it is locked would remove it.
+        names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError as error:
+        raise unusable(folder, str(error)) from error
     for name in sorted(name for name in names if name.endswith((WAITING, HELD))):
         seen = look(folder, name)
         claim = _parsed(seen.claim) if seen else None

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -129,6 +130,12 @@ def test_a_simulator_that_does_not_load_fails(monkeypatch: pytest.MonkeyPatch, t
     found = checkup._simulator()
     assert found.grade == "fail"
     assert "GLIBC_2.99 not found" in found.text
+
+
+def test_a_python_that_does_not_start_is_not_one_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    found = checkup._simulator()
+    assert (found.grade, "No such file" in found.text) == ("fail", True)
 
 
 def test_a_lease_folder_that_cannot_be_used_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

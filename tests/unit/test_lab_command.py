@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -22,6 +24,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_nobody_holds_anything(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lab", "status"]) == 0
     assert capsys.readouterr().out == "nobody holds a device\n"
+
+
+def test_a_folder_that_cannot_be_looked_into_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def denied(folder: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+    monkeypatch.setattr(os, "scandir", denied)
+    assert main(["lab", "status"]) == 1
+    assert "leases cannot be kept in" in capsys.readouterr().err
 
 
 def test_status_shows_holder_and_queue(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
