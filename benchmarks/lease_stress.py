@@ -24,11 +24,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_devicelab.lab.lease import hold
+from pytest_devicelab.lab.lease import hold_any
 
 
-def work(folder: Path, worker: int, devices: int, acquisitions: int, hold_s: float) -> None:
-    """Take random devices, until the journal of this worker has that many lines."""
+def work(folder: Path, worker: int, devices: int, units: int, acquisitions: int, hold_s: float) -> None:
+    """Take any of so many random devices, until the journal of this worker has that many lines."""
     # Opened first: a dying process lets its descriptors go, and the witness should not outlive the lease by much.
     witnesses = [
         os.open(folder / f"witness{number}", os.O_RDWR | os.O_CREAT, 0o600) for number in range(devices)
@@ -38,10 +38,11 @@ def work(folder: Path, worker: int, devices: int, acquisitions: int, hold_s: flo
     chance = random.Random(worker * 1_000_003 + done)
     with journal.open("ab", buffering=0) as lines:
         for _ in range(acquisitions - done):
-            number = chance.randrange(devices)
+            pool = [f"device{number}" for number in chance.sample(range(devices), units)]
             asked = time.perf_counter()
-            with hold(f"device{number}", f"worker {worker}", folder=folder / "leases") as lease:
+            with hold_any(pool, f"worker {worker}", folder=folder / "leases") as lease:
                 waited = time.perf_counter() - asked
+                number = int(lease.device.removeprefix("device"))
                 twice = not bear_witness(witnesses[number])
                 time.sleep(chance.random() * hold_s)
                 lease.check()
@@ -95,7 +96,10 @@ class Found:
 def stress(options: argparse.Namespace, folder: Path) -> Found:
     """Run the workers, kill some, and count."""
     (folder / "leases").mkdir()
-    sizes = [str(options.devices), str(options.acquisitions), str(options.hold_ms / 1000)]
+    sizes = [
+        str(number)
+        for number in (options.devices, options.units, options.acquisitions, options.hold_ms / 1000)
+    ]
     command = [sys.executable, __file__, "--work", str(folder)]
     chance = random.Random(options.seed)
     started = time.monotonic()
@@ -141,14 +145,15 @@ def stress(options: argparse.Namespace, folder: Path) -> Found:
 def main() -> int:
     """Run it and print what was found."""
     if sys.argv[1:2] == ["--work"]:
-        folder, worker, devices, acquisitions, hold_s = sys.argv[2:]
-        work(Path(folder), int(worker), int(devices), int(acquisitions), float(hold_s))
+        folder, worker, devices, units, acquisitions, hold_s = sys.argv[2:]
+        work(Path(folder), int(worker), int(devices), int(units), int(acquisitions), float(hold_s))
         return 0
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--devices", type=int, default=16)
+    parser.add_argument("--units", type=int, default=1, help="devices that each acquisition takes one of")
     parser.add_argument("--acquisitions", type=int, default=2000, help="of each process")
     parser.add_argument("--hold-ms", type=float, default=2.0, help="longest time a device is held")
     parser.add_argument("--kill-every", type=float, default=0.5, help="seconds between kill -9, on average")

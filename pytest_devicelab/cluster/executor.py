@@ -26,8 +26,8 @@ from pytest_devicelab.lab.retry import RetryQuota
 from pytest_devicelab.matrix.specs import DeviceSpec
 from pytest_devicelab.virtual.onnx_model import external_files, load_model
 
-# Failures of a device that is not there; see lab/retry.py.
-_GONE = frozenset({"lost", "absent", "quarantined", "adb"})
+# Failures of a device that is not there, or of its lab host; see lab/retry.py.
+_GONE = frozenset({"lost", "absent", "quarantined", "adb", "host"})
 # Runs of other sessions may be before ours at its unit, several of them, and each may take as long as ours.
 _QUEUE = 5
 _MARGIN_S = 120.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -32,11 +33,12 @@ _WITNESS = "ro.build.version.sdk"
 # is ours names one of our folders on its command line; anybody else's is left alone. This very script is on a command
 # line, too: the brackets keep the patterns from finding it, and the folder is nowhere spelled out. pidof, which looks
 # at every process, is asked only where there is something to find.
+# The clock comes first: whatever is broadcast after it is after this reading, or within it.
 _SCRIPT = f"""
+date +%s.%N 2>/dev/null; printf '\\0'
 dumpsys battery 2>/dev/null; printf '\\0'
 dumpsys thermalservice 2>/dev/null; printf '\\0'
 df -k /data/local/tmp 2>/dev/null; printf '\\0'
-date +%s 2>/dev/null; printf '\\0'
 awake=$(dumpsys power 2>/dev/null | grep -m1 mWakefulness=); echo "$awake"; printf '\\0'
 grep -qs '[/]{DEVICE_ROOT[1:]}' /proc/[0-9]*/cmdline && for pid in $(pidof {" ".join(RUNNERS)} 2>/dev/null); do
     grep -qs '[/]{DEVICE_ROOT[1:]}' /proc/$pid/cmdline && echo "$pid"
@@ -49,7 +51,7 @@ printf '\\0'
 # Source: AOSP sepolicy, property_contexts (debug., log.tag); DisplayPowerController (debug.tracing.screen_state).
 _PROPERTY = re.compile(r"^\[([A-Za-z0-9_.@:-]{1,255})\]: \[(.{0,1000})\]$", re.MULTILINE | re.ASCII)
 # What the thermal service broadcast since a moment of the device's own clock.
-_BROADCAST = "logcat -d -b events -T {since_s}.000 -s thermal_changed 2>/dev/null; printf '\\0'"
+_BROADCAST = "logcat -d -b events -T {since_s:.3f} -s thermal_changed 2>/dev/null; printf '\\0'"
 # Source: AOSP EventLogTags 2737, thermal_changed (name, type, temperature, sensor status, previous system status).
 _CHANGED = re.compile(r"\[[^,\]]{1,64},(\d{1,3}),[^,\]]{1,24},(\d),\d\]", re.ASCII)
 
@@ -66,7 +68,7 @@ class Vitals:
         clock_skew_s: the device's clock minus this machine's, seconds.
         wakefulness: `Awake`, `Asleep`, `Dozing`, `Dreaming`.
         doze: state of deep doze while not awake: `ACTIVE`, `INACTIVE`, `IDLE`, ...; in `IDLE` work is put off.
-        clock_s: the device's own clock, seconds since the epoch.
+        clock_s: the device's own clock, seconds since the epoch; whole ones where it has no finer.
         peak_status: highest thermal status of a skin or NPU sensor since the reading before, as the event log has it.
         runners: process ids of runners of ours that are still alive.
         properties: those that a shell may set, where they are not empty; None where it listed none at all.
@@ -82,7 +84,7 @@ class Vitals:
     clock_skew_s: float | None = None
     wakefulness: str | None = None
     doze: str | None = None
-    clock_s: int | None = None
+    clock_s: float | None = None
     peak_status: int | None = None
     runners: tuple[int, ...] = ()
     properties: Mapping[str, str] | None = field(default=None, hash=False)
@@ -105,7 +107,8 @@ def read_vitals(
     asked = now()
     script = _SCRIPT
     if since is not None and since.clock_s is not None:
-        script += _BROADCAST.format(since_s=since.clock_s)
+        # Not rounded up: what was broadcast in that very millisecond counts.
+        script += _BROADCAST.format(since_s=math.floor(since.clock_s * 1000) / 1000)
     text = device.script(script, timeout_s=_TIMEOUT_S).text
     return replace(parse_vitals(text, host_s=(asked + now()) / 2), adb_version=device.adb_version())
 
@@ -119,8 +122,8 @@ def parse_vitals(text: str, *, host_s: float) -> Vitals:
     """
     parts = text.split("\0")
     padded = (*parts[:_PARTS], *[""] * (_PARTS - len(parts[:_PARTS])))
-    battery, thermal, room, clock, power, runners, doze, properties, changes = padded
-    tenths, device_s = _number(battery, r"temperature: *(-?\d{1,5})"), _number(clock, r"(\d{1,12})\s*\Z")
+    clock, battery, thermal, room, power, runners, doze, properties, changes = padded
+    tenths, clock_s = _number(battery, r"temperature: *(-?\d{1,5})"), _clock_s(clock)
     level, scale = _number(battery, r"level: *(\d{1,5})"), _number(battery, r"scale: *(\d{1,5})")
     status = _number(thermal, r"Thermal Status: *(\d)")
     return Vitals(
@@ -130,11 +133,11 @@ def parse_vitals(text: str, *, host_s: float) -> Vitals:
         skin_c=_hottest_skin(thermal),
         thermal_status=status if status is not None and status < len(THERMAL_STATUS) else None,
         free_kib=_free_kib(room),
-        # `date` cuts the fraction off: half a second is the best guess at it.
-        clock_skew_s=device_s + 0.5 - host_s if device_s is not None else None,
+        # Where `date` cuts the fraction off, half a second is the best guess at it.
+        clock_skew_s=clock_s + 0.5 * clock_s.is_integer() - host_s if clock_s is not None else None,
         wakefulness=found[1] if (found := re.search(r"mWakefulness=([A-Za-z]{1,20})", power)) else None,
         doze=found[0] if (found := re.fullmatch(r"[A-Z_]{1,24}", doze.strip(), re.ASCII)) else None,
-        clock_s=device_s,
+        clock_s=clock_s,
         peak_status=_peak_status(changes),
         runners=tuple(int(word) for word in runners.split() if re.fullmatch(r"\d{1,10}", word)),
         properties=_settable(properties),
@@ -144,6 +147,11 @@ def parse_vitals(text: str, *, host_s: float) -> Vitals:
 def _settable(listed: str) -> Mapping[str, str] | None:
     found = {name: value for name, value in _PROPERTY.findall(listed) if value}
     return found if found.pop(_WITNESS, None) is not None else None
+
+
+def _clock_s(date: str) -> float | None:
+    found = re.match(r"\s*(\d{1,12}(\.\d{1,9})?)", date, re.ASCII)
+    return float(found[1]) if found else None
 
 
 def _number(text: str, pattern: str) -> int | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pytest_devicelab.devices.adb import AdbDevice
 from pytest_devicelab.devices.vitals import THERMAL_STATUS, Vitals, read_vitals
@@ -72,11 +74,13 @@ class HealthGate:
             clean(self._device, "no room")
             vitals = read_vitals(self._device)
         self._before = vitals
-        deadline = time.monotonic() + self._limits.cool_wait_s
+        deadline = time.monotonic() + self._patience_s()
         told = ""
         while blocking := [each for each in problems(vitals, self._limits) if not each.harmless]:
             first = blocking[0]
             if not all(each.passes for each in blocking) or time.monotonic() >= deadline:
+                if first.passes:
+                    self._note_vain_wait()
                 raise self._unfit(next((each for each in blocking if not each.passes), first))
             if told != first.kind:
                 self._progress(f"device={self._device.id} {self._user}: waiting, {first.text}")
@@ -84,6 +88,24 @@ class HealthGate:
             time.sleep(_POLL_S)
             self._before = vitals = read_vitals(self._device)
         self._fit = True
+
+    def _patience_s(self) -> float:
+        """Return how long to wait: not at all where another run of the session gave this device up a moment ago."""
+        with suppress(FileNotFoundError):
+            if 0 <= time.time() - self._vain_wait.stat().st_mtime < self._limits.cool_wait_s:
+                return 0.0
+        return self._limits.cool_wait_s
+
+    def _note_vain_wait(self) -> None:
+        """Note when waiting ended in vain; what gave up at once does not put off the next that waits."""
+        if self._patience_s() > 0:
+            with suppress(OSError):
+                self._vain_wait.parent.mkdir(exist_ok=True)
+                self._vain_wait.touch()
+
+    @property
+    def _vain_wait(self) -> Path:
+        return self._store.root / "waits" / hashlib.sha256(self._device.serial.encode()).hexdigest()[:16]
 
     def leave(self) -> None:
         """Look at the device again, and write down what is wrong with it now and was not before.

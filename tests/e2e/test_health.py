@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -125,6 +127,18 @@ def test_heat_that_does_not_pass_is_no_finding_about_the_model(ward: Ward) -> No
     assert "more than light" in record.error
 
 
+def test_who_waits_in_vain_waits_for_all(ward: Ward) -> None:
+    ward.tell("throttle", "peak_c=48", "over_s=0.1")
+    _wait_until(lambda: (read_vitals(ward.device).thermal_status or 0) >= 2)
+    health = HealthSpec(cool_wait_s=3)
+    waited = [ward.run(name, health).attempts[0].duration_s for name in ("first", "second")]
+    assert waited[0] >= 3 > waited[1]
+    # As long as that later, the next one waits again.
+    (note,) = (ward.store.root / "waits").iterdir()
+    os.utime(note, (time.time() - 3.1,) * 2)
+    assert ward.run("third", health).attempts[0].duration_s >= 3
+
+
 def test_a_run_that_heat_slowed_down_does_not_count_and_is_blamed(ward: Ward) -> None:
     ward.tell("throttle", "during=run", "peak_c=48", "over_s=0.1")
     record = ward.run("heater", HealthSpec(cool_wait_s=0))
@@ -145,7 +159,7 @@ def test_heat_that_comes_and_goes_within_a_run_is_noticed(ward: Ward) -> None:
     first = record.attempts[0]
     assert first.failure == "throttled", first
     assert "in between; it is cool again" in first.error
-    assert (record.status, len(record.attempts)) == ("ok", 2)
+    assert (record.status, len(record.attempts)) == ("ok", 2), record.error
 
 
 def test_an_empty_battery_is_refused_unless_it_charges(ward: Ward) -> None:

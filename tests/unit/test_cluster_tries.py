@@ -256,3 +256,12 @@ def test_no_file_of_a_unit_that_is_gone_leaves_the_runs_folder(tmp_path: Path) -
         parcel = Parcel(record=b"", files={name: b"x"}, arrays={})
         with pytest.raises(InfrastructureError, match="sent a file named"):
             tries.keep(parcel, _gone(), LEFT)
+
+
+def test_a_lab_host_with_a_full_disk_is_made_up_for_elsewhere(tmp_path: Path, made: Any) -> None:
+    full = replace(GONE, number=1, failure="host")
+    executor, lab = made(
+        left=lambda: replace(_ok(full), status="failed", outputs=(), error="full"), right=lambda: _ok(FINE)
+    )
+    assert _record(executor, _request(tmp_path)).status == "ok"
+    assert lab.sent == [LEFT, RIGHT]

@@ -53,10 +53,10 @@ PROPERTIES = """[debug.empty]: []
 """
 WHOLE = "\0".join(
     (
+        "1700000100\n",
         BATTERY,
         THERMAL,
         DF,
-        "1700000100\n",
         "  mWakefulness=Dozing\n",
         "123\n456\n",
         "IDLE\n",
@@ -98,7 +98,7 @@ def test_what_android_prints_is_read() -> None:
 
 def test_sensors_last_broadcast_are_taken_where_the_hal_names_none() -> None:
     cached = THERMAL.partition("HAL Ready")[0]
-    assert parse_vitals(f"\0{cached}\0\0\0\0\0", host_s=0.0).skin_c == 61.0
+    assert parse_vitals(f"\0\0{cached}\0\0\0\0\0", host_s=0.0).skin_c == 61.0
 
 
 @pytest.mark.parametrize("powered", [True, False])
@@ -106,7 +106,22 @@ def test_a_full_battery_is_charged_only_on_a_charger(powered: bool) -> None:
     battery = BATTERY.replace("status: 2", "status: 5").replace(
         "USB powered: true", f"USB powered: {str(powered).lower()}"
     )
-    assert parse_vitals(battery, host_s=0.0).charging is powered
+    assert parse_vitals(f"\0{battery}", host_s=0.0).charging is powered
+
+
+@pytest.mark.parametrize(
+    ("date", "clock_s", "skew_s"),
+    [
+        ("1700000100.250000000\n", 1700000100.25, 0.25),
+        ("1700000100.%N\n", 1700000100.0, 0.5),
+        ("date: bad\n", None, None),
+    ],
+)
+def test_a_clock_is_read_as_finely_as_it_is_shown(
+    date: str, clock_s: float | None, skew_s: float | None
+) -> None:
+    found = parse_vitals(date, host_s=1700000100.0)
+    assert (found.clock_s, found.clock_skew_s) == (clock_s, skew_s)
 
 
 @given(st.text(alphabet=st.sampled_from("Thermal Status:level.=-{}\0\n 0123456789e"), max_size=300))

@@ -475,10 +475,15 @@ def test_another_user_waits_takes_over_and_releases(tmp_path: Path) -> None:
         lease.check()
 
 
-def test_under_fire_nobody_holds_a_device_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("units", [1, 2])
+def test_under_fire_nobody_holds_a_device_twice(units: int) -> None:
     command = [sys.executable, str(BENCHMARK), "--processes", "3", "--devices", "2", "--acquisitions", "40"]
     done = subprocess.run(
-        [*command, "--kill-every", "0.3", "--json"], capture_output=True, text=True, timeout=100, check=False
+        [*command, "--units", str(units), "--kill-every", "0.3", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
