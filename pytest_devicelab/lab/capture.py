@@ -38,7 +38,7 @@ class WatchedRun:
 
 
 def _program(command: Sequence[str]) -> str:
-    """Return the program a command becomes: of `sh -c text name`, whose text ends in `exec`, that is `name`."""
+    """Return the program of a command: of `sh -c text name`, whose text starts or becomes it, that is `name`."""
     return command[3] if tuple(command[:2]) == ("sh", "-c") and len(command) > 3 else command[0]
 
 
@@ -59,7 +59,7 @@ def run_watched(
 
     Args:
         device: the device, which is held.
-        command: the program and its arguments; or `sh -c`, text that ends in `exec` of a program, and that program.
+        command: the program and its arguments; or `sh -c`, text that starts or becomes a program, and that program.
         profile: what is switched on meanwhile.
         cwd: where it runs, on the device.
         token: letters and digits that nobody else writes into the log.
