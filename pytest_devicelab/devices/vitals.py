@@ -26,7 +26,7 @@ THERMAL_STATUS = ("none", "light", "moderate", "severe", "critical", "emergency"
 
 _SKIN, _NPU, _CHARGING, _FULL = 3, 9, 2, 5
 _TIMEOUT_S = 20.0
-_PARTS = 9
+_PARTS = 10
 # Every device has it: where it is missing, getprop said nothing of the others either.
 _WITNESS = "ro.build.version.sdk"
 # One script, because a round trip takes longer than what it does. What a device lacks is an empty part. A runner that
@@ -46,6 +46,7 @@ done; printf '\\0'
 case $awake in *=Awake) ;; *) dumpsys deviceidle get deep 2>/dev/null ;; esac; printf '\\0'
 getprop 2>/dev/null | grep -E '^[[](debug|(persist[.])?log[.]tag|{_WITNESS})[].]' | grep -v '^[[]debug[.]tracing[.]'
 printf '\\0'
+for note in {DEVICE_ROOT[:-1]}[{DEVICE_ROOT[-1]}]/restore/*; do echo "${{note##*/}}"; done; printf '\\0'
 """
 # Those are what the shell user may set on a phone. Android itself keeps the screen's state and such in debug.tracing.
 # Source: AOSP sepolicy, property_contexts (debug., log.tag); DisplayPowerController (debug.tracing.screen_state).
@@ -72,6 +73,7 @@ class Vitals:
         peak_status: highest thermal status of a skin or NPU sensor since the reading before, as the event log has it.
         runners: process ids of runners of ours that are still alive.
         properties: those that a shell may set, where they are not empty; None where it listed none at all.
+        toggled: properties that this project has set and not put back yet, see `toggles`.
         adb_version: of the adb server that reaches the device.
     """
 
@@ -88,6 +90,7 @@ class Vitals:
     peak_status: int | None = None
     runners: tuple[int, ...] = ()
     properties: Mapping[str, str] | None = field(default=None, hash=False)
+    toggled: frozenset[str] = frozenset()
     adb_version: str | None = None
 
 
@@ -122,7 +125,7 @@ def parse_vitals(text: str, *, host_s: float) -> Vitals:
     """
     parts = text.split("\0")
     padded = (*parts[:_PARTS], *[""] * (_PARTS - len(parts[:_PARTS])))
-    clock, battery, thermal, room, power, runners, doze, properties, changes = padded
+    clock, battery, thermal, room, power, runners, doze, properties, toggled, changes = padded
     tenths, clock_s = _number(battery, r"temperature: *(-?\d{1,5})"), _clock_s(clock)
     level, scale = _number(battery, r"level: *(\d{1,5})"), _number(battery, r"scale: *(\d{1,5})")
     status = _number(thermal, r"Thermal Status: *(\d)")
@@ -141,6 +144,7 @@ def parse_vitals(text: str, *, host_s: float) -> Vitals:
         peak_status=_peak_status(changes),
         runners=tuple(int(word) for word in runners.split() if re.fullmatch(r"\d{1,10}", word)),
         properties=_settable(properties),
+        toggled=frozenset(toggled.split()) - {"*"},
     )
 
 

@@ -39,13 +39,15 @@ def problems(vitals: Vitals, limits: HealthSpec) -> tuple[Problem, ...]:
 
 
 def left_set(before: Vitals, after: Vitals) -> Mapping[str, str]:
-    """Return the properties that are otherwise than they were, with their values before; empty for unset."""
+    """Return the properties that are otherwise than they were, with their values before; empty for unset.
+
+    What this project set is not among them: whoever holds the device next puts it back, when a run could not.
+    """
     was, now = before.properties, after.properties
     if was is None or now is None:
         return {}
-    return {
-        name: was.get(name, "") for name in sorted({*was, *now}) if was.get(name, "") != now.get(name, "")
-    }
+    names = {*was, *now} - before.toggled - after.toggled
+    return {name: was.get(name, "") for name in sorted(names) if was.get(name, "") != now.get(name, "")}
 
 
 def changes(before: Vitals, after: Vitals) -> tuple[Problem, ...]:

@@ -241,6 +241,19 @@ def test_a_property_that_a_test_left_set_is_blamed_and_put_back(ward: Ward) -> N
     assert found == ["before", "", "2"]
 
 
+def test_a_property_that_a_run_could_not_put_back_is_left_to_the_next_holder(ward: Ward) -> None:
+    device = ward.device
+    gate = HealthGate(device, HealthSpec(), ward.store, user="cut off", progress=ward.said.append)
+    with gate.around():
+        device.script(
+            "mkdir -p /data/local/tmp/devicelab/restore && : > /data/local/tmp/devicelab/restore/log.tag.Q"
+        )
+        device.setprop("log.tag.Q", "VERBOSE")
+    assert ward.store.blames() == ()
+    assert restore_toggles(device) == ("log.tag.Q",)
+    assert device.getprop("log.tag.Q") == ""
+
+
 def test_fixed_performance_is_put_back_also_after_a_crash(ward: Ward) -> None:
     state = ward.lab.root("patient") / "dev/devicelab/fixed_performance"
     record = ward.run("steady", fixed_performance=True)

@@ -61,6 +61,7 @@ WHOLE = "\0".join(
         "123\n456\n",
         "IDLE\n",
         PROPERTIES,
+        "log.tag.QNN\nlog.tag.X\n",
         CHANGES,
         "",
     )
@@ -93,6 +94,7 @@ def test_what_android_prints_is_read() -> None:
         peak_status=3,
         runners=(123, 456),
         properties={"debug.qnn.level": "3", "log.tag.QNN": "a [b]: c"},
+        toggled=frozenset({"log.tag.QNN", "log.tag.X"}),
     )
 
 
@@ -169,7 +171,7 @@ def test_heat_that_came_and_went_slowed_it_down_as_well() -> None:
     """Of sensors, only the skin's and the NPU's: a core at its limit for a moment is what cores do."""
     assert "severe in between" in throttled(FIT, replace(FIT, peak_status=3))
     assert throttled(FIT, replace(FIT, peak_status=1)) == ""
-    cores = "\0".join((*[""] * 8, "thermal_changed: [CPU0,0,95.0,4,2]", ""))
+    cores = "\0".join((*[""] * 9, "thermal_changed: [CPU0,0,95.0,4,2]", ""))
     assert parse_vitals(cores, host_s=0.0).peak_status is None
 
 
@@ -187,6 +189,8 @@ def test_a_property_that_is_otherwise_than_it_was_is_noticed() -> None:
         "property debug.new is '\\x1b[2J'; it was ''",
         "property log.tag.X is 'b'; it was 'a'",
     ]
+    ours = replace(after, toggled=frozenset({"debug.gone", "debug.new", "log.tag.X"}))
+    assert changes(before, ours) == changes(ours, before) == ()
     # A device that lists no properties says nothing about them.
     assert changes(before, FIT) == changes(FIT, after) == ()
 
