@@ -22,6 +22,10 @@ _LOAD_S = 3.0
 _ENDING_S = 10.0
 
 
+class NotCarriedOut(InfrastructureError):
+    """A lab host took a run and has no record of it: the process that was at it died, or it took us for dead."""
+
+
 def send(
     ray: Any,
     unit: Any,
@@ -55,7 +59,8 @@ def send(
     Raises:
         DeadlineExceeded: there is no answer in time; says whether the lab host has ended the run.
         SessionEnded: the session has.
-        InfrastructureError: the head is lost, or the lab host could not carry the run out.
+        NotCarriedOut: the lab host could not.
+        InfrastructureError: the head is lost.
         RayError: the unit is lost.
     """
     ticket = secrets.token_hex(8)
@@ -75,7 +80,7 @@ def send(
             parcel: Parcel = ray.get(answer)
             return parcel
     except ray.exceptions.RayTaskError as error:
-        raise InfrastructureError(
+        raise NotCarriedOut(
             f"the lab host of {name} could not carry the run out",
             why=str(error.cause if error.cause is not None else error)[-500:],
             fix="see the logs of Ray on that lab host, which has to have the same version of pytest-devicelab",

@@ -11,14 +11,14 @@ from typing import Any
 
 from filelock import FileLock
 
-from pytest_devicelab.cluster.errand import send
+from pytest_devicelab.cluster.errand import NotCarriedOut, send
 from pytest_devicelab.cluster.head import HeadWatch
 from pytest_devicelab.cluster.names import host_of
 from pytest_devicelab.cluster.parcel import Parcel, read, unpack
 from pytest_devicelab.cluster.ray_edge import answers, connect, require_ray, within
 from pytest_devicelab.cluster.roster import Roster
 from pytest_devicelab.cluster.tries import Tries
-from pytest_devicelab.errors import InfrastructureError, SessionEnded, UserError
+from pytest_devicelab.errors import DeviceLost, InfrastructureError, SessionEnded, UserError
 from pytest_devicelab.evidence.record import RunRecord
 from pytest_devicelab.lab.executor import ExecutorContext
 from pytest_devicelab.lab.request import RunRequest, unreached
@@ -121,7 +121,13 @@ class ClusterExecutor:
                     raise head.error() from None
                 why = str(error).splitlines()[0][:200]
                 self._roster.lose(name, why)
-                tries.lost(name, why, started=started, duration_s=round(time.monotonic() - clock, 3))
+                lost = DeviceLost(f"unit {name} was lost", why=why)
+                tries.note(lost, started=started, duration_s=round(time.monotonic() - clock, 3))
+                continue
+            except NotCarriedOut as error:
+                if quota.refuse(tries.count + 1):
+                    raise
+                tries.note(error, started=started, duration_s=round(time.monotonic() - clock, 3))
                 continue
             finally:
                 self._roster.let_go(name)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from pytest_devicelab.cluster.names import host_of
 from pytest_devicelab.cluster.parcel import Parcel, write_evidence
+from pytest_devicelab.errors import InfrastructureError
 from pytest_devicelab.evidence.record import Attempt, RecoveryStep, RunRecord
+from pytest_devicelab.lab.retry import failure_class
 
-_AGAIN = "tried again on an equal unit"
+_AGAIN = "tried again, where an equal unit was free"
 _OF_ATTEMPT = re.compile(r"attempt-([0-9]{1,4})/(.*)", re.DOTALL)
 
 
@@ -26,21 +28,25 @@ class Tries:
         self._attempts: tuple[Attempt, ...] = ()
         self._recovery: tuple[RecoveryStep, ...] = ()
 
-    def lost(self, unit: str, why: str, *, started: str, duration_s: float) -> None:
-        """Note that a unit was lost with all that it had made.
+    @property
+    def count(self) -> int:
+        """How many attempts there were."""
+        return len(self._attempts)
+
+    def note(self, error: InfrastructureError, *, started: str, duration_s: float) -> None:
+        """Note that a unit, or what was at the run there, was lost with all that it had made.
 
         Args:
-            unit: its name.
-            why: what Ray says, one line.
+            error: what was lost.
             started: when the run was sent there, ISO 8601.
             duration_s: how long it was waited for.
         """
         attempt = Attempt(
-            number=len(self._attempts) + 1,
+            number=self.count + 1,
             started=started,
             duration_s=duration_s,
-            error=f"unit {unit} was lost: {why}",
-            failure="lost",
+            error=str(error),
+            failure=failure_class(error),
             decision=_AGAIN,
         )
         self._attempts += (attempt,)
@@ -63,7 +69,7 @@ class Tries:
 
     def before(self, parcel: Parcel, record: RunRecord) -> tuple[Parcel, RunRecord]:
         """Return a run with the attempts kept so far before its own, which are numbered on."""
-        offset = len(self._attempts)
+        offset = self.count
         own = tuple(
             replace(
                 attempt,

@@ -16,6 +16,7 @@ import pytest
 
 from pytest_devicelab.cluster import executor as executor_module
 from pytest_devicelab.cluster import roster as roster_module
+from pytest_devicelab.cluster.errand import NotCarriedOut
 from pytest_devicelab.cluster.executor import ClusterExecutor
 from pytest_devicelab.cluster.names import unit_name
 from pytest_devicelab.cluster.parcel import Parcel, pack
@@ -166,7 +167,7 @@ def test_what_crashed_on_a_unit_that_is_gone_is_flaky_on_the_next(tmp_path: Path
         (2, "lost"),
         (3, ""),
     ]
-    assert record.attempts[1].decision == "tried again on an equal unit"
+    assert record.attempts[1].decision == "tried again, where an equal unit was free"
     assert record.attempts[1].files == {"stdout.txt": "attempt-2/stdout.txt"}
     assert [step.attempt for step in record.recovery] == [2]
     assert "the NPU crashed in attempt 1 of 3" in crashed_before(record)
@@ -191,7 +192,7 @@ def test_a_unit_lost_with_its_host_is_an_attempt_also_where_no_other_is_left(
     assert record.status == "failed"
     assert "no unit with chip SM8650" in record.error
     assert [each.failure for each in record.attempts] == ["lost", "lost", "lost"]
-    assert f"unit {LEFT} was lost: its node died" in record.attempts[0].error
+    assert record.attempts[0].error == f"unit {LEFT} was lost\n  why: its node died"
     assert record.attempts[0].started
 
 
@@ -204,6 +205,21 @@ def test_retries_on_lab_hosts_are_the_sessions(tmp_path: Path, made: Any) -> Non
     assert "all 2 retries of this session are used up" in RetryQuota(
         executor._store.root, request.retries
     ).refuse(1)
+
+
+def test_a_run_whose_process_died_on_its_lab_host_is_tried_again_once(tmp_path: Path, made: Any) -> None:
+    doing = [lambda: _raise(NotCarriedOut("the process died")), _ok]
+    executor, lab = made(left=lambda: doing.pop(0)())
+    record = _record(executor, _request(tmp_path))
+    assert [(each.failure, each.decision) for each in record.attempts] == [
+        ("lab", "tried again, where an equal unit was free"),
+        ("", ""),
+    ]
+    doing[:] = [lambda: _raise(NotCarriedOut("the process died"))] * 2
+    record = _record(executor, _request(tmp_path, "other"))
+    assert record.status == "failed"
+    assert [each.failure for each in record.attempts] == ["lab", "lab"]
+    assert lab.used == [0, 1, 1, 2]
 
 
 def test_a_unit_gets_a_run_of_ours_when_it_is_free(tmp_path: Path, made: Any) -> None:
