@@ -31,8 +31,9 @@ _BATCH_PACKETS = 16
 _LONGEST_OUTPUT_BYTES = 256 * 1024 * 1024
 _PUSHED_MODE = 0o100644
 _GOING_DOWN_S = 0.5
-_STATUS, _RELEASE = "host:server-status", re.compile(r"\d{1,3}\.\d{1,3}\.\d{1,3}(-\w{1,20})?", re.ASCII)
-_PROTOCOL = re.compile(r"[0-9a-fA-F]{4}")
+# A field of protobuf: number 5 and kind 2 in one byte, the length in the next, then the text.
+_FIELD = re.compile(r"\*([\x05-\x20])")
+_RELEASE = re.compile(r"\d{1,3}(\.\d{1,3}){2}(-\w{1,20})?", re.ASCII)
 _STDOUT, _STDERR, _EXIT = 1, 2, 3
 
 
@@ -195,16 +196,16 @@ class AdbTransport:
         self._ask(f"host:connect:{self._serial}", max(deadline - time.monotonic(), 0.1))
 
     def adb_version(self, *, timeout_s: float) -> str | None:
-        """Return the version of the adb server; where it is older than 35, that of its protocol: `41`.
+        """Return the version of the adb server; of an older one, which does not say, that of its protocol: `41`.
 
-        Source: AOSP adb, adb.cpp (`host:server-status`), proto/adb_host.proto (AdbServerStatus.version),
+        Source: AOSP adb, adb.cpp (`host:server-status`), proto/adb_host.proto (AdbServerStatus: version is field 5),
         SERVICES.TXT (`host:version`, four hex digits).
         """
-        for service, pattern in ((_STATUS, _RELEASE), ("host:version", _PROTOCOL)):
+        for service, read in (("host:server-status", _release), ("host:version", _protocol)):
             with suppress(DeviceLost), self._server("version", timeout_s) as stream:
                 stream.command(service)
-                if found := pattern.search(stream.sized_text()):
-                    return found[0] if service == _STATUS else str(int(found[0], 16))
+                if version := read(stream.sized_text()):
+                    return version
         return None
 
     def reboot(self, *, timeout_s: float) -> None:
@@ -240,6 +241,15 @@ class AdbTransport:
         with self._server(self._doing(doing), timeout_s) as stream:
             stream.command(f"host:transport:{self._serial}")
             yield stream
+
+
+def _release(status: str) -> str | None:
+    texts = (status[found.end() : found.end() + ord(found[1])] for found in _FIELD.finditer(status))
+    return next((text for text in texts if _RELEASE.fullmatch(text)), None)
+
+
+def _protocol(version: str) -> str | None:
+    return str(int(version, 16)) if re.fullmatch(r"[0-9a-fA-F]{4}", version) else None
 
 
 def _send_file(stream: Stream, file: FileIO) -> int:
