@@ -247,13 +247,20 @@ def _wait(
     deadline = time.monotonic() + timeout_s
     told = False
     while True:
-        reasons = []
+        reasons: list[str] = []
+        broken: list[InfrastructureError] = []
         for place in places:
             place.seat.beat(now_ns())
-            taken = place.take()
+            try:
+                taken = place.take()
+            except InfrastructureError as error:  # its equals may be well
+                broken.append(error)
+                taken = f"{error.what}: {error.why}"
             if isinstance(taken, Lease):
                 return place, taken
             reasons.append(taken)
+        if len(broken) == len(places):
+            raise broken[0]
         why = "; ".join(reasons)
         if not told:
             waiting(why if len(places) == 1 else f"no unit of {name} is free: {why}")

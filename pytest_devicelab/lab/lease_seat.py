@@ -120,7 +120,7 @@ class Seat:
 
     def leave_queue(self) -> None:
         """Become the seat of a holder; the caller has the record locked."""
-        self.name = self.name.removesuffix(WAITING) + HELD
+        self.name = self.name.removesuffix(WAITING).removesuffix(HELD) + HELD
         try:
             self._path = self._path.rename(self._path.with_name(self.name))
         except OSError as error:

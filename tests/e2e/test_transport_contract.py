@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from pytest_devicelab.devices.adb import AdbDevice
+from pytest_devicelab.devices.adb_server import adb_version, find_adb
 from pytest_devicelab.devices.adb_stream import list_attached
 from pytest_devicelab.devices.adb_transport import AdbTransport
 from pytest_devicelab.devices.device import Device
@@ -209,6 +210,17 @@ def test_no_server_is_a_lost_device_and_none_is_started(
     serials = [serial for serial, _ in list_attached(virtual_lab.server.host, virtual_lab.server.port)]
     assert virtual_lab.serial("s24") in serials
     assert serials == sorted(serials)
+
+
+def test_the_server_says_its_version_also_for_a_device_that_is_not_there(
+    virtual_lab: VirtualLab, transport: Transport
+) -> None:
+    server = virtual_lab.server
+    version = transport(host=server.host, port=server.port, serial="nobody", name="x").adb_version(
+        timeout_s=5
+    )
+    assert version == ".".join(map(str, adb_version(find_adb())))
+    assert transport(host="127.0.0.1", port=1, serial="x", name="x").adb_version(timeout_s=5) is None
 
 
 def test_a_server_whose_name_is_none_is_one_that_is_not_there(transport: Transport) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pytest_devicelab.errors import DeviceBusy, HostFailed, InfrastructureError, LeaseLost
-from pytest_devicelab.lab import lease_seat
+from pytest_devicelab.lab import lease_desk, lease_seat
 from pytest_devicelab.lab.lease import hold, hold_any, release, standings
 from pytest_devicelab.lab.lease_desk import Desk
 from pytest_devicelab.lab.lease_seat import lease_folder
@@ -335,6 +335,20 @@ def test_who_takes_any_takes_what_is_free_and_says_who_has_the_rest(tmp_path: Pa
             ):
                 pytest.fail("a third")
         assert [standing.device for standing in standings(tmp_path)] == ["a"]
+
+
+def test_a_record_that_cannot_be_locked_keeps_nobody_from_its_equals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_desk, "_LOCK_TIMEOUT_S", 0.1)
+    with Desk(tmp_path, "a").locked():
+        with hold_any(("a", "b"), "us", name="pool", folder=tmp_path) as lease:
+            assert lease.device == "b"
+        with (
+            pytest.raises(InfrastructureError, match="lease record of a cannot be locked"),
+            hold("a", "us", folder=tmp_path),
+        ):
+            pytest.fail("held without its lock")
 
 
 def _await_waiting(folder: Path, expected: dict[str, list[str]]) -> None:
