@@ -175,9 +175,11 @@ def conclude(request: pytest.FixtureRequest, lab_session: LabSession) -> Callabl
     """Write a verdict down, then end the test as it says."""
 
     def end(verdict: Verdict) -> None:
+        from pytest_devicelab.verdicts.evidence import advice_of
         from pytest_devicelab.verdicts.flaky import temper
 
-        verdict = temper(verdict, _records(lab_session.store, verdict))
+        records = tuple(_records(lab_session.store, verdict))
+        verdict = temper(verdict, records)
         lab_session.store.write_verdict(verdict, request.node.nodeid)
         # What `record_property` does, without its warning that one dialect of JUnit XML does not know properties.
         request.node.user_properties += [
@@ -194,7 +196,7 @@ def conclude(request: pytest.FixtureRequest, lab_session: LabSession) -> Callabl
         raise kinds[verdict.outcome](
             f"{verdict.check} of {verdict.model} on {', '.join(verdict.devices)}",
             why=verdict.reason,
-            fix=f"see {_evidence(lab_session.store.root, verdict)}",
+            fix="; ".join((*advice_of(records), f"see {_evidence(lab_session.store.root, verdict)}")),
         )
 
     return end

@@ -88,7 +88,7 @@ def require_machine(file: Path, place: Place, *, machine: str | None = None) -> 
     """Check that a program or library runs on a device.
 
     Args:
-        file: an ELF file; a script, which any device can run, will do.
+        file: an ELF file; for a program a script will do, which any device can run.
         place: the device.
         machine: the machine it must be for; one of the device's ABIs where None.
 
@@ -97,14 +97,19 @@ def require_machine(file: Path, place: Place, *, machine: str | None = None) -> 
     """
     wanted = {machine} if machine else {_ABIS.get(abi, abi) for abi in place.abis}
     found = _machine(file)
-    if found in wanted or found == "script":
+    if found in wanted or (found == "script" and file.suffix != ".so"):
         return
     raise InfrastructureError(
         f"device {place.spec.id}: {file.name} does not run there",
-        why=f"{file} is {f'for {found}' if found else 'neither a program nor a library'}; "
-        f"needed is {' or '.join(sorted(wanted))}",
+        why=f"{file} is {_called(found)}; needed is {' or '.join(sorted(wanted))}",
         fix="take the file from the SDK's folder for this device; see docs/how-to/use-a-real-phone.md",
     )
+
+
+def _called(machine: str | None) -> str:
+    if machine is None:
+        return "neither a program nor a library"
+    return "a script" if machine == "script" else f"for {machine}"
 
 
 def _machine(file: Path) -> str | None:

@@ -127,7 +127,7 @@ def htp_kit(place: Place, *, compiler: str, options: Mapping[str, str], graph: s
         # The phone's runner leaves the vendor's own format; the viewer on this machine makes a table of it.
         evidence_files=(PROFILE_LOG,),
         host_tools={_VIEWER: viewer} if viewer is not None else {},
-        version=sdk.version,
+        version=sdk.version or "unknown",
     )
 
 

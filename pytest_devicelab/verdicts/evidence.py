@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from pytest_devicelab.evidence.record import RunRecord
 
@@ -19,6 +20,12 @@ def why_not_ok(record: RunRecord) -> str:
     # Of a long cause, such as a traceback, the last line says it.
     why = rest.partition("\n  fix: ")[0].strip().removeprefix("why: ").rpartition("\n")[2].strip()
     return f"the run on {record.device.id} {happened}: {what or 'no error was recorded'}{f' ({why})' if why else ''}"
+
+
+def advice_of(records: Iterable[RunRecord]) -> tuple[str, ...]:
+    """Return what the runs that are not `ok` say can be done about it, each advice once."""
+    found = (record.error.partition("\n  fix: ")[2] for record in records if record.status != "ok")
+    return tuple(dict.fromkeys(" ".join(advice.split()) for advice in found if advice.strip()))
 
 
 def finite(value: float | None) -> float | None:

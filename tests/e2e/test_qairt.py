@@ -240,13 +240,22 @@ def _write(place: str, content: bytes) -> Callable[[Path], None]:
         (_drop("bin/aarch64-android/qnn-net-run"), "lacks qnn-net-run"),
         (_write("bin/aarch64-android/qnn-net-run", elf(X86_64)), "is for x86_64; needed is aarch64"),
         (_write("lib/aarch64-android/libQnnHtp.so", b"not a library"), "neither a program nor a library"),
+        (_write("lib/aarch64-android/libQnnHtp.so", b"#!/bin/sh\n"), "is a script; needed is aarch64"),
         (
             _write("lib/hexagon-v75/unsigned/libQnnHtpV75Skel.so", elf(AARCH64)),
             "is for aarch64; needed is hexagon",
         ),
         (_write("sdk.yaml", b"version: 2.10.0.230101\n"), "older than the context binary"),
     ],
-    ids=["no skel", "no runner", "wrong machine", "no library", "skel of another machine", "old SDK"],
+    ids=[
+        "no skel",
+        "no runner",
+        "wrong machine",
+        "no library",
+        "script as library",
+        "skel of another machine",
+        "old SDK",
+    ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_pushed(
     run: Run, sdk: Path, transcript: Path, spoil: Callable[[Path], None], said: str

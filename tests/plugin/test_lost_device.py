@@ -40,4 +40,6 @@ def test_a_device_that_drops_and_one_that_vanishes(project: Project) -> None:
     (comparison,) = project.session()["comparisons"]
     assert comparison["classes"] == [["stays"]]
     assert [missing["device"] for missing in comparison["missing"]] == ["drops", "vanishes"]
+    # What to do about it stands where the test failed.
+    result.stdout.fnmatch_lines(["  fix: check the cable or the network*; see *record.json*"])
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
