@@ -15,6 +15,8 @@ from pytest_devicelab.errors import InfrastructureError, UserError
 NAMESPACE = "devicelab"
 """Namespace of the units' actors in the cluster."""
 _ANSWERS_S = 5.0
+# Source: RFC 9113, 3.4: the preface, and a SETTINGS frame that changes nothing.
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _ATTACH_S = 30.0
 
 T = TypeVar("T")
@@ -90,7 +92,7 @@ def connect(address: str) -> Any:
 
 
 def answers(address: str) -> bool:
-    """Say whether anything takes connections at HOST:PORT."""
+    """Say whether anything takes connections at HOST:PORT, and answers."""
     try:
         _call(address)
     except OSError:
@@ -99,8 +101,15 @@ def answers(address: str) -> bool:
 
 
 def _call(address: str) -> None:
+    """Have a few bytes from whoever is there; OSError when nobody is, or says nothing.
+
+    The kernel takes connections also for a process that is stopped. A server of HTTP/2, such as that of gRPC, answers a
+    client's preface at once; what another one does with it, be it to hang up, shows that it lives, too.
+    """
     host, _, port = address.rpartition(":")
-    socket.create_connection((host, int(port)), timeout=_ANSWERS_S).close()
+    with socket.create_connection((host, int(port)), timeout=_ANSWERS_S) as connection:
+        connection.sendall(_PREFACE)
+        connection.recv(1)
 
 
 def within(limit_s: float, call: Callable[[], T], *, what: str) -> T:

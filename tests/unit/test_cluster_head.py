@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import pytest
 
 from pytest_devicelab.cluster import head as module
 from pytest_devicelab.cluster.head import HeadWatch
+from pytest_devicelab.cluster.ray_edge import answers
 from pytest_devicelab.errors import InfrastructureError
 
 
@@ -49,6 +51,26 @@ def test_a_head_that_only_stumbles_is_not_lost(monkeypatch: pytest.MonkeyPatch) 
     watch.close()
     watch.wait_left()
     assert not watch.lost
+
+
+def test_who_takes_connections_and_says_nothing_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_devicelab.cluster.ray_edge._ANSWERS_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # as the kernel does for a process that is stopped
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert not answers(address)
+        server.accept()[0].close()
+
+        def speak() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"settings")
+                connection.recv(100)
+
+        speaker = threading.Thread(target=speak)
+        speaker.start()
+        assert answers(address)
+        speaker.join()
+    assert not answers(address)
 
 
 def test_a_node_ends_with_the_lab_host_that_was_killed(tmp_path: Path) -> None:
