@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from pytest_devicelab.cluster.errand import NotCarriedOut, send
 from pytest_devicelab.cluster.head import HeadWatch
 from pytest_devicelab.cluster.names import host_of
 from pytest_devicelab.cluster.parcel import Parcel, read, unpack
-from pytest_devicelab.cluster.ray_edge import answers, connect, require_ray, within
+from pytest_devicelab.cluster.ray_edge import answers, connect, leave, require_ray
 from pytest_devicelab.cluster.roster import Roster
 from pytest_devicelab.cluster.tries import Tries
 from pytest_devicelab.errors import DeviceLost, InfrastructureError, SessionEnded, UserError
@@ -31,7 +30,7 @@ _GONE = frozenset({"lost", "absent", "quarantined", "adb", "host"})
 # Runs of other sessions may be before ours at its unit, several of them, and each may take as long as ours.
 _QUEUE = 5
 _MARGIN_S = 120.0
-_LEAVE_S = 20.0
+_IDLE_S = 20.0
 _NOTHING = Parcel(record=b"", files={}, arrays={})
 
 
@@ -152,11 +151,8 @@ class ClusterExecutor:
 
     def _leave(self) -> None:
         """Disconnect from a cluster without a head, when the runs that were on their way have failed."""
-        import ray
-
-        self._roster.wait_idle(_LEAVE_S)
-        with suppress(InfrastructureError):
-            within(_LEAVE_S, ray.shutdown, what=f"Ray does not leave the cluster at {self._address}")
+        self._roster.wait_idle(_IDLE_S)
+        leave()
 
 
 def _unit_gone(record: RunRecord) -> bool:

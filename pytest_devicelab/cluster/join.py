@@ -16,7 +16,7 @@ from typing import Any
 
 from pytest_devicelab.cluster.head import HeadWatch
 from pytest_devicelab.cluster.names import new_host_name, unit_name
-from pytest_devicelab.cluster.ray_edge import NAMESPACE, connect, require_ray
+from pytest_devicelab.cluster.ray_edge import NAMESPACE, connect, leave, require_ray
 from pytest_devicelab.cluster.unit import WATCH, Unit
 from pytest_devicelab.errors import InfrastructureError, UserError
 from pytest_devicelab.lab.address import LabAddress
@@ -67,7 +67,7 @@ def join(
         services = stack.enter_context(LabServices(matrix, devices, scratch.path))
         node = stack.enter_context(_node(address, host, singles, scratch.path / "ray.log"))
         ray = connect(address)
-        stack.callback(ray.shutdown)
+        stack.callback(leave)
         node_id = _wait_for_node(ray, host, node)
         servers = {
             single.id: services.address.server(spec.id) for spec in devices for single in units_of(spec)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from pytest_devicelab.errors import InfrastructureError, UserError
@@ -18,6 +21,7 @@ _ANSWERS_S = 5.0
 # Source: RFC 9113, 3.4: the preface, and a SETTINGS frame that changes nothing.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _ATTACH_S = 30.0
+_LEAVE_S = 20.0
 
 T = TypeVar("T")
 
@@ -89,6 +93,30 @@ def connect(address: str) -> Any:
                 "of the cluster",
             ) from error
     return ray
+
+
+def leave() -> None:
+    """Disconnect this process from its cluster; one that has fallen silent is given 20 s to take notice."""
+    import ray
+
+    def disconnect() -> None:
+        with suppress(Exception):  # what a lost cluster says to it is nobody's concern
+            ray.shutdown()
+
+    leaving = threading.Thread(target=disconnect, daemon=True, name="devicelab-ray-leave")
+    leaving.start()
+    leaving.join(_LEAVE_S)
+    if leaving.is_alive():
+        # It waits for the head without end, on a lock that Ray wants once more when this process ends.
+        atexit.register(_end_at_once, leaving)
+
+
+def _end_at_once(leaving: threading.Thread) -> None:
+    """End this process without Ray's consent, unless it has left by now. It lost its lab: that is no success."""
+    if leaving.is_alive():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def answers(address: str) -> bool:

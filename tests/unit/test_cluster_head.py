@@ -104,6 +104,27 @@ def cli():
         assert node.stderr.read() == b"ended, after ['start', '--block', '--address=h:1']\n"
 
 
+@pytest.mark.parametrize(("shutdown", "status"), [("threading.Event().wait()", 1), ("print('left')", 0)])
+def test_a_process_ends_though_ray_waits_for_a_silent_head(shutdown: str, status: int) -> None:
+    program = f"""
+import atexit, sys, threading, types
+def shutdown():
+    with lock:
+        {shutdown}
+lock = threading.Lock()
+ray = sys.modules["ray"] = types.ModuleType("ray")
+ray.shutdown = shutdown
+atexit.register(shutdown)  # as Ray does
+from pytest_devicelab.cluster import ray_edge
+ray_edge._LEAVE_S = 0.2
+ray_edge.leave()
+print("said all", end="")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+    assert done.returncode == status, done.stderr
+    assert b"said all" in done.stdout
+
+
 def test_without_ray_nothing_asks_for_it() -> None:
     """Every module of the cluster can be imported where Ray is not installed, and says so only when it is used."""
     program = """
