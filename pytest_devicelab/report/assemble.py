@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pytest_devicelab.evidence.blame import Blame
 from pytest_devicelab.evidence.record import RunRecord, Transfers
 from pytest_devicelab.evidence.starts import read_starts
 from pytest_devicelab.evidence.store import SessionStore
@@ -19,7 +18,6 @@ from pytest_devicelab.report.networks import find_networks
 from pytest_devicelab.report.recoveries import find_recoveries
 from pytest_devicelab.report.session import (
     AttributionEntry,
-    BlameEntry,
     ComparisonEntry,
     DeviceEntry,
     MissingDevice,
@@ -96,9 +94,7 @@ def assemble(
         verdicts=verdicts,
         fallbacks=find_fallbacks(verdict for verdict, _ in judged),
         fusions=find_fusions(records),
-        blames=tuple(
-            _blame(each) for each in sorted(store.blames(), key=lambda each: (each.at, each.device))
-        ),
+        blames=tuple(sorted(store.blames(), key=lambda each: (each.at, each.device))),
         recoveries=find_recoveries(records),
     )
 
@@ -202,17 +198,6 @@ def _verdict(verdict: Verdict, nodeid: str) -> VerdictEntry:
         nodeid=nodeid,
         evidence=verdict.evidence,
         details=verdict.details,
-    )
-
-
-def _blame(blame: Blame) -> BlameEntry:
-    return BlameEntry(
-        device=blame.device,
-        serial=blame.serial,
-        by=blame.by,
-        kind=blame.kind,
-        text=blame.text,
-        at=blame.at,
     )
 
 

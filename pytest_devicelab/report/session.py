@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pytest_devicelab.evidence.blame import Blame
 from pytest_devicelab.evidence.codec import encode
 from pytest_devicelab.evidence.record import Purpose, Status, Transfers
 from pytest_devicelab.evidence.starts import Start
@@ -138,18 +139,6 @@ class VerdictEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlameEntry:
-    """A device that was fine before a run or test, `by`, and was not after it."""
-
-    device: str
-    serial: str
-    by: str
-    kind: str
-    text: str
-    at: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """One session, whole. Devices, models and all that refers to them come in matrix order.
 
@@ -186,7 +175,7 @@ class Session:
     verdicts: tuple[VerdictEntry, ...]
     fallbacks: tuple[Fallback, ...]
     fusions: tuple[Fusion, ...]
-    blames: tuple[BlameEntry, ...]
+    blames: tuple[Blame, ...]
     recoveries: tuple[RecoveryEntry, ...]
 
 
