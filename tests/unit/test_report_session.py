@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 
 from pytest_devicelab.errors import InfrastructureError
+from pytest_devicelab.evidence.blame import Blame
 from pytest_devicelab.evidence.record import DeviceIdentity, OpRow, RunRecord, Transfers
 from pytest_devicelab.evidence.store import SessionStore
 from pytest_devicelab.report.assemble import assemble
@@ -308,3 +309,17 @@ def test_the_reference_names_every_key_of_the_schema() -> None:
     keys = {key for found in objects for key in found.get("properties", {})}
     assert len(keys) > 60
     assert {key for key in keys if f"`{key}`" not in page} == set()
+
+
+def test_blame_comes_in_the_order_of_time(tmp_path: Path) -> None:
+    store = SessionStore.create(tmp_path, SESSION_ID)
+    late = Blame(
+        device="s24", serial="a", by="x", kind="heat", text="hot", at="2026-11-20T22:43:09.000+00:00"
+    )
+    early = dataclasses.replace(late, kind="room", text="full", at="2026-11-20T22:43:01.000+00:00")
+    beside = dataclasses.replace(late, device="s25")
+    for blame in (beside, late, early):
+        store.write_blame(blame)
+    found = assemble(store, matrix(tmp_path / "m.yaml"), STARTED, FINISHED, 0)
+    assert found.blames == (early, late, beside)
+    validate(found)
