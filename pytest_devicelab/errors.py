@@ -38,6 +38,11 @@ class DevicelabError(Exception):
         self.evidence = evidence
         super().__init__(self.render())
 
+    @property
+    def brief(self) -> str:
+        """What happened and why, for a message about what came of it."""
+        return f"{self.what}: {self.why}" if self.why else self.what
+
     def render(self) -> str:
         """Return the message as `what`, then indented `why:` and `fix:` lines where known."""
         lines = [self.what]

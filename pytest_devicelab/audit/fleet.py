@@ -35,7 +35,7 @@ def accuracy_of(session: LabSession, model: ModelSpec, record: RunRecord) -> Ver
         if model.path.suffix == ".onnx":
             raise
         # Such as a program lowered for an NPU: a device runs it, this machine does not, and so there is no yardstick.
-        quantized, lacking = None, f" ({error.what}: {error.why})"
+        quantized, lacking = None, f" ({error.brief})"
     verdict = judge_accuracy(
         record,
         model,

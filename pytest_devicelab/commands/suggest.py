@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             lines.append(entry(serial, _properties(transport), ids))
         except InfrastructureError as error:
-            lines.append(trouble(serial, f"does not answer ({error.what}: {error.why})"))
+            lines.append(trouble(serial, f"does not answer ({error.brief})"))
     if not any(line.startswith("  - ") for line in lines):
         print("\n".join([*lines, _EXAMPLE]), end="")
         return 0

@@ -176,7 +176,7 @@ class Lab:
             }
             self._left_out |= {(spec.id, serial) for serial in lost}
         for serial, error in news.items():
-            self._waiting(f"unit {serial} of {spec.id} is left out: {error.what}: {error.why}")
+            self._waiting(f"unit {serial} of {spec.id} is left out: {error.brief}")
 
     def _begin(self, spec: DeviceSpec, serial: str, lease: Lease) -> AdbDevice:
         """Return the handle of a unit that is held, once it answers and is put in order."""
@@ -222,8 +222,7 @@ class Lab:
         found = recover(device, error)
         if found.helped:
             return found
-        cause = f"{error.what}: {error.why}" if error.why else error.what
-        return self._give_up(device, found, cause)
+        return self._give_up(device, found, error.brief)
 
     def _give_up(self, device: AdbDevice, found: Recovery, cause: str) -> Recovery:
         """Return a recovery that did not help with its end: what is away, else the quarantine of a broken device."""

@@ -255,7 +255,7 @@ def _wait(
                 taken = place.take()
             except InfrastructureError as error:  # its equals may be well
                 broken.append(error)
-                taken = f"{error.what}: {error.why}"
+                taken = error.brief
             if isinstance(taken, Lease):
                 return place, taken
             reasons.append(taken)

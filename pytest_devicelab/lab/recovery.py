@@ -140,7 +140,7 @@ def climb(
             raise
         except InfrastructureError as error:
             last = error
-            said = f"{error.what}: {error.why}" if error.why else error.what
+            said = error.brief
         steps.append(
             RecoveryStep(
                 attempt=0,
